@@ -1,0 +1,1 @@
+"""PiperFS: one folder on all your computers, mounted, offline as well as online."""

@@ -1,0 +1,1 @@
+"""The `piperfs` command: parse, call, print."""

@@ -1,0 +1,1 @@
+"""Values and decisions of replication: no clock, no randomness, no files, no threads."""

@@ -1,0 +1,38 @@
+"""Every maximum in one place, each with its reason. Peer input beyond one of them is refused.
+
+The tests hold each limit at n and at n + 1.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Names and attributes: what Linux itself allows.
+NAME_BYTES_MAX: Final = 255
+SYMLINK_BYTES_MAX: Final = 4095
+XATTR_NAME_BYTES_MAX: Final = 255
+XATTR_VALUE_BYTES_MAX: Final = 64 * KIB
+XATTRS_PER_INODE_MAX: Final = 128
+FILE_BYTES_MAX: Final = (1 << 63) - 1
+LINKS_PER_INODE_MAX: Final = 65_000  # as ext4
+
+# Operations: small enough to verify at once, large enough for the largest xattr.
+OPERATION_BYTES_MAX: Final = 192 * KIB
+OPERATION_WRITES_MAX: Final = 256
+VECTOR_ENTRIES_MAX: Final = 4096
+SEQ_MAX: Final = (1 << 63) - 1
+PREVIOUS_PARENTS_MAX: Final = 2
+
+# Chunks. Average size is a compromise that tools/bench/chunking.py measures: small enough that
+# a random 4 KiB update stays cheap, large enough that a stream is not drowned in bookkeeping.
+CHUNK_BYTES_MIN: Final = 32 * KIB
+CHUNK_BYTES_AVERAGE: Final = 128 * KIB
+CHUNK_BYTES_MAX: Final = 512 * KIB
+SEALED_OVERHEAD_BYTES_MAX: Final = 128
+INLINE_EXTENTS_MAX: Final = 64  # longer manifests become trees of nodes
+NODE_EXTENTS_MAX: Final = 512
+
+# The wire.
+FRAME_BYTES_MAX: Final = 1 * MIB + 64
+PREAUTH_FRAME_BYTES_MAX: Final = 4 * KIB

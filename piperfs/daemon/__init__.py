@@ -1,0 +1,1 @@
+"""Composition root: builds the parts of one replica, wires them and runs them."""

@@ -1,0 +1,1 @@
+"""What the system calls mean, without knowing FUSE or the event loop."""

@@ -1,0 +1,1 @@
+"""Adapters that turn kernel requests into calls of `piperfs.fs`."""

@@ -1,0 +1,1 @@
+"""Structured log events, metrics and health checks."""

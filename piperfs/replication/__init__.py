@@ -1,0 +1,1 @@
+"""Connections to peers: trio and TLS around the sans-IO session."""

@@ -1,0 +1,1 @@
+"""The durable state of one replica, and the one write path into it."""
