@@ -1,0 +1,263 @@
+"""Operations: what one local action wrote, signed as a whole and applied as a whole.
+
+    envelope  = [header, sealed bodies, signature]
+    header    = [format, replica, seq, hlc, epoch, [[kind, key, vector, refs], ...]]
+    id        = BLAKE3(len(header) | header | sealed)
+    signature = Ed25519(context | volume | id)
+
+The header is in the clear: kinds, keys, vectors and chunk ids are all that a replica without keys
+needs to merge, to fetch and to collect. Names, targets and values are in the sealed part. The
+bytes are kept exactly as they were signed and never encoded again, so verification cannot
+disagree between versions of an encoder. On the wire a vector omits the write's own dot.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import msgspec
+from blake3 import blake3
+
+from piperfs.core import limits
+from piperfs.core.errors import PeerError
+from piperfs.core.ids import (
+    CHUNK_ID_SIZE,
+    DIRECTORY,
+    INODE_ID_SIZE,
+    TYPES,
+    ChunkId,
+    EpochId,
+    OperationId,
+    ReplicaId,
+    VolumeId,
+)
+from piperfs.core.record import BODY_TYPES, AnyHead, Body, ContentBody, Head, Kind, LinkBody
+from piperfs.core.record import XattrBody, xattr_key
+
+FORMAT: Final = 1
+SIGNATURE_CONTEXT: Final = b"piperfs operation v1"
+
+Seal: TypeAlias = Callable[[bytes, bytes], bytes]  # (header, plaintext) -> sealed
+Unseal: TypeAlias = Callable[[EpochId, bytes, bytes], bytes]  # (epoch, header, sealed) -> plaintext
+
+
+class Write(msgspec.Struct, frozen=True):
+    """One record's share of an operation. `based_on` is its vector without the own dot."""
+
+    kind: Kind
+    key: bytes
+    based_on: dict[ReplicaId, int]
+    refs: tuple[ChunkId, ...]
+    body: Body | None  # None where this replica has no key to read it
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """A decoded operation. All its writes share the dot (`replica`, `seq`)."""
+
+    id: OperationId
+    replica: ReplicaId
+    seq: int
+    hlc: int
+    epoch: EpochId
+    writes: tuple[Write, ...]
+    envelope: bytes  # exactly as signed
+
+    def head(self, write: Write) -> AnyHead:
+        """The write as the record keeps it."""
+        assert write.body is not None
+        vector = {**write.based_on, self.replica: self.seq}
+        return Head(  # type: ignore[type-var]
+            self.replica, self.seq, self.hlc, vector, write.refs, write.body, self.id
+        )
+
+
+class _HeaderWrite(msgspec.Struct, array_like=True, frozen=True):
+    kind: Kind
+    key: bytes
+    vector: tuple[tuple[ReplicaId, int], ...]
+    refs: tuple[ChunkId, ...]
+
+
+class _Header(msgspec.Struct, array_like=True, frozen=True):
+    format: int
+    replica: ReplicaId
+    seq: int
+    hlc: int
+    epoch: EpochId
+    writes: tuple[_HeaderWrite, ...]
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True):
+    """The signed unit as bytes."""
+
+    header: bytes
+    sealed: bytes
+    signature: bytes
+
+    @property
+    def id(self) -> OperationId:
+        length = len(self.header).to_bytes(4, "big")
+        return OperationId(blake3(length + self.header + self.sealed).digest())
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
+_decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_decode_bodies = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_body = {kind: msgspec.msgpack.Decoder(body).decode for kind, body in BODY_TYPES.items()}
+
+
+def signed_bytes(volume: VolumeId, operation: OperationId) -> bytes:
+    return SIGNATURE_CONTEXT + volume + operation
+
+
+def encode(
+    replica: ReplicaId, seq: int, hlc: int, epoch: EpochId, writes: tuple[Write, ...], seal: Seal
+) -> Envelope:
+    """Encode a local operation; the signature is left empty for the caller to fill in."""
+    assert 0 < len(writes) <= limits.OPERATION_WRITES_MAX
+    rows = tuple(
+        _HeaderWrite(
+            write.kind,
+            write.key,
+            tuple(sorted((r, s) for r, s in write.based_on.items() if r != replica)),
+            write.refs,
+        )
+        for write in writes
+    )
+    header = _encode(_Header(FORMAT, replica, seq, hlc, epoch, rows))
+    sealed = seal(header, _encode([write.body for write in writes]))
+    return Envelope(header, sealed, b"")
+
+
+def decode_envelope(raw: bytes) -> Envelope:
+    """Take an envelope apart without trusting it. Raises PeerError."""
+    if len(raw) > limits.OPERATION_BYTES_MAX:
+        raise PeerError(f"operation of {len(raw)} bytes is over {limits.OPERATION_BYTES_MAX}")
+    try:
+        return _decode_envelope(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PeerError(f"operation envelope does not decode: {error}") from error
+
+
+def decode(raw: bytes, unseal: Unseal | None) -> Operation:
+    """Decode and check everything that can be checked without state. Raises PeerError.
+
+    The signature is not checked here, since that is dear and may run in a worker thread. With
+    `unseal` None (a replica without keys) the bodies stay None.
+    """
+    envelope = decode_envelope(raw)
+    try:
+        header = _decode_header(envelope.header)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PeerError(f"operation header does not decode: {error}") from error
+    _check_header(header)
+    bodies: list[Body | None] = [None] * len(header.writes)
+    if unseal is not None:
+        bodies = _open_bodies(header, unseal(header.epoch, envelope.header, envelope.sealed))
+    writes = tuple(
+        Write(row.kind, row.key, dict(row.vector), row.refs, body)
+        for row, body in zip(header.writes, bodies, strict=True)
+    )
+    return Operation(
+        envelope.id, header.replica, header.seq, header.hlc, header.epoch, writes, raw
+    )
+
+
+def _open_bodies(header: _Header, plain: bytes) -> list[Body | None]:
+    try:
+        raws = _decode_bodies(plain)
+        if len(raws) != len(header.writes):
+            raise PeerError("operation holds another number of bodies than its header says")
+        bodies: list[Body | None] = [
+            _decode_body[row.kind](raw) for row, raw in zip(header.writes, raws, strict=True)
+        ]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PeerError(f"operation bodies do not decode: {error}") from error
+    for row, body in zip(header.writes, bodies, strict=True):
+        assert body is not None
+        _CHECKS[row.kind](row, body)
+    return bodies
+
+
+def _require(condition: bool, rule: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise PeerError(f"operation breaks a rule: {rule}")
+
+
+def _check_header(header: _Header) -> None:
+    _require(header.format == FORMAT, f"its format is {FORMAT}")
+    _require(len(header.replica) == INODE_ID_SIZE, "a replica id has 16 bytes")
+    _require(0 < header.seq <= limits.SEQ_MAX, "a sequence number lies in 1..2^63-1")
+    _require(0 <= header.hlc <= limits.SEQ_MAX, "a time stamp lies in 0..2^63-1")
+    _require(
+        0 < len(header.writes) <= limits.OPERATION_WRITES_MAX, "it holds 1 to 256 writes"
+    )
+    seen = {(row.kind, row.key) for row in header.writes}
+    _require(len(seen) == len(header.writes), "it writes each record once")
+    for row in header.writes:
+        _check_vector(header, row)
+        _require(len(row.key) == INODE_ID_SIZE, "a record key has 16 bytes")
+        _require(all(len(ref) == CHUNK_ID_SIZE for ref in row.refs), "a chunk id has 32 bytes")
+
+
+def _check_vector(header: _Header, row: _HeaderWrite) -> None:
+    _require(len(row.vector) <= limits.VECTOR_ENTRIES_MAX, "a vector has at most 4096 entries")
+    replicas = [replica for replica, _ in row.vector]
+    _require(replicas == sorted(set(replicas)), "a vector is sorted and names a replica once")
+    _require(header.replica not in replicas, "a vector leaves out the author's own entry")
+    _require(
+        all(len(r) == INODE_ID_SIZE and 0 < s <= limits.SEQ_MAX for r, s in row.vector),
+        "a vector's entries are replica ids with positive numbers",
+    )
+
+
+def check_name(name: bytes) -> None:
+    """Refuse what no directory may hold. Raises PeerError."""
+    _require(0 < len(name) <= limits.NAME_BYTES_MAX, "a name has 1 to 255 bytes")
+    _require(name not in {b".", b".."} and b"/" not in name and b"\0" not in name, "legal name")
+
+
+def _check_link(row: _HeaderWrite, body: Body) -> None:
+    assert isinstance(body, LinkBody)
+    check_name(body.name)
+    for inode in (body.parent, *(place.parent for place in body.previous)):
+        _require(len(inode) == INODE_ID_SIZE and inode[0] == DIRECTORY, "a parent is a directory")
+    _require(len(body.target) == INODE_ID_SIZE and body.target[0] in TYPES, "a legal inode type")
+    _require(len(body.previous) <= limits.PREVIOUS_PARENTS_MAX, "at most two earlier parents")
+    is_directory = body.target[0] == DIRECTORY
+    _require(is_directory == (row.key == body.target), "a directory's link id is its inode id")
+    _require(is_directory == (body.birth is not None), "directories, and they alone, have a birth")
+
+
+def _check_content(row: _HeaderWrite, body: Body) -> None:
+    assert isinstance(body, ContentBody)
+    _require(row.key[0] in TYPES and row.key[0] != DIRECTORY, "directories have no content")
+    _require(0 <= body.size <= limits.FILE_BYTES_MAX, "a size lies in 0..2^63-1")
+    _require(len(body.target) <= limits.SYMLINK_BYTES_MAX, "a symlink has at most 4095 bytes")
+    _require(0 <= body.height <= 8, "a manifest tree is at most 8 high")  # noqa: PLR2004
+    _require(0 not in body.lengths, "an extent is not empty")
+    chunks = sum(1 for length in body.lengths if length > 0)
+    _require(chunks == len(row.refs), "a manifest has one chunk id for each extent with data")
+    _require(sum(map(abs, body.lengths)) == body.size, "a manifest's lengths add up to the size")
+
+
+def _check_xattr(row: _HeaderWrite, body: Body) -> None:
+    assert isinstance(body, XattrBody)
+    _require(len(body.inode) == INODE_ID_SIZE and body.inode[0] in TYPES, "a legal inode type")
+    _require(0 < len(body.name) <= limits.XATTR_NAME_BYTES_MAX, "an xattr name has 1..255 bytes")
+    value = body.value or b""
+    _require(len(value) <= limits.XATTR_VALUE_BYTES_MAX, "an xattr value has at most 64 KiB")
+    _require(row.key == xattr_key(body.inode, body.name), "an xattr's key is made of its name")
+
+
+def _check_attributes(row: _HeaderWrite, body: Body) -> None:
+    del body
+    _require(row.key[0] in TYPES, "a legal inode type")
+
+
+_CHECKS: Final[dict[Kind, Callable[[_HeaderWrite, Body], None]]] = {
+    Kind.LINK: _check_link,
+    Kind.CONTENT: _check_content,
+    Kind.ATTRIBUTES: _check_attributes,
+    Kind.XATTR: _check_xattr,
+}
