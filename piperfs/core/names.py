@@ -26,11 +26,10 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     name: bytes
     hlc: int
     replica: ReplicaId
-    seq: int
 
     @property
-    def stamp(self) -> tuple[int, bytes, int, bytes]:
-        return (self.hlc, self.replica, self.seq, self.link)
+    def stamp(self) -> tuple[int, bytes, bytes]:
+        return (self.hlc, self.replica, self.link)
 
 
 class Loser(msgspec.Struct, frozen=True):
@@ -42,7 +41,6 @@ class Loser(msgspec.Struct, frozen=True):
     link: LinkId
     hlc: int
     replica: ReplicaId
-    seq: int
     name: bytes
     digest: bytes = b""
 
@@ -82,9 +80,13 @@ def split_extension(name: bytes) -> tuple[bytes, bytes]:
     return name[:dot], name[dot:]
 
 
+def _mark(loser: Loser) -> bytes:
+    """What tells this losing write from every other, in bytes that all replicas agree on."""
+    return loser.replica + loser.hlc.to_bytes(8, "big") + loser.digest
+
+
 def _tag(loser: Loser) -> str:
-    dot = loser.replica + loser.seq.to_bytes(8, "big")
-    return blake3(loser.link + dot + loser.digest).hexdigest()
+    return blake3(loser.link + _mark(loser)).hexdigest()
 
 
 def conflict_name(loser: Loser, tag_length: int) -> bytes:
@@ -121,7 +123,7 @@ def name_losers(losers: Sequence[Loser], taken: Collection[bytes]) -> dict[bytes
     `taken` holds the directory's plain names. The tag grows while its name is taken.
     """
     named: dict[bytes, Loser] = {}
-    for loser in sorted(losers, key=lambda x: (x.name, x.link, x.hlc, x.replica, x.seq, x.digest)):
+    for loser in sorted(losers, key=lambda x: (x.name, x.link, x.hlc, x.replica, x.digest)):
         for length in TAG_LENGTHS:
             name = conflict_name(loser, length)
             if name not in taken and name not in named:
@@ -132,8 +134,7 @@ def name_losers(losers: Sequence[Loser], taken: Collection[bytes]) -> dict[bytes
 
 def copy_inode(inode: InodeId, loser: Loser) -> InodeId:
     """The inode id of a losing version once it is a file of its own; the same on all replicas."""
-    dot = loser.replica + loser.seq.to_bytes(8, "big")
-    return InodeId(inode[:1] + blake3(b"copy" + inode + dot + loser.digest).digest(length=15))
+    return InodeId(inode[:1] + blake3(b"copy" + inode + _mark(loser)).digest(length=15))
 
 
 def copy_link(copy: InodeId) -> LinkId:

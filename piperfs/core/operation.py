@@ -1,7 +1,7 @@
 """Operations: what one local action wrote, signed as a whole and applied as a whole.
 
     envelope  = [header, sealed bodies, signature]
-    header    = [format, replica, seq, hlc, epoch, [[kind, key, vector, refs], ...]]
+    header    = [format, replica, seq, epoch, [[kind, key, hlc, vector, refs], ...]]
     id        = BLAKE3(len(header) | header | sealed)
     signature = Ed25519(context | volume | id)
 
@@ -45,6 +45,7 @@ class Write(msgspec.Struct, frozen=True):
 
     kind: Kind
     key: bytes
+    hlc: int
     based_on: dict[ReplicaId, int]
     refs: tuple[ChunkId, ...]
     body: Body | None  # None where this replica has no key to read it
@@ -56,7 +57,6 @@ class Operation(msgspec.Struct, frozen=True):
     id: OperationId
     replica: ReplicaId
     seq: int
-    hlc: int
     epoch: EpochId
     writes: tuple[Write, ...]
     envelope: bytes  # exactly as signed
@@ -66,13 +66,14 @@ class Operation(msgspec.Struct, frozen=True):
         assert write.body is not None
         vector = {**write.based_on, self.replica: self.seq}
         return Head(  # type: ignore[type-var]
-            self.replica, self.seq, self.hlc, vector, write.refs, write.body, self.id
+            self.replica, self.seq, write.hlc, vector, write.refs, write.body, self.id
         )
 
 
 class _HeaderWrite(msgspec.Struct, array_like=True, frozen=True):
     kind: Kind
     key: bytes
+    hlc: int
     vector: tuple[tuple[ReplicaId, int], ...]
     refs: tuple[ChunkId, ...]
 
@@ -81,7 +82,6 @@ class _Header(msgspec.Struct, array_like=True, frozen=True):
     format: int
     replica: ReplicaId
     seq: int
-    hlc: int
     epoch: EpochId
     writes: tuple[_HeaderWrite, ...]
 
@@ -111,7 +111,7 @@ def signed_bytes(volume: VolumeId, operation: OperationId) -> bytes:
 
 
 def encode(
-    replica: ReplicaId, seq: int, hlc: int, epoch: EpochId, writes: tuple[Write, ...], seal: Seal
+    replica: ReplicaId, seq: int, epoch: EpochId, writes: tuple[Write, ...], seal: Seal
 ) -> Envelope:
     """Encode a local operation; the signature is left empty for the caller to fill in."""
     assert 0 < len(writes) <= limits.OPERATION_WRITES_MAX
@@ -119,12 +119,13 @@ def encode(
         _HeaderWrite(
             write.kind,
             write.key,
+            write.hlc,
             tuple(sorted((r, s) for r, s in write.based_on.items() if r != replica)),
             write.refs,
         )
         for write in writes
     )
-    header = _encode(_Header(FORMAT, replica, seq, hlc, epoch, rows))
+    header = _encode(_Header(FORMAT, replica, seq, epoch, rows))
     sealed = seal(header, _encode([write.body for write in writes]))
     return Envelope(header, sealed, b"")
 
@@ -155,12 +156,10 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
     if unseal is not None:
         bodies = _open_bodies(header, unseal(header.epoch, envelope.header, envelope.sealed))
     writes = tuple(
-        Write(row.kind, row.key, dict(row.vector), row.refs, body)
+        Write(row.kind, row.key, row.hlc, dict(row.vector), row.refs, body)
         for row, body in zip(header.writes, bodies, strict=True)
     )
-    return Operation(
-        envelope.id, header.replica, header.seq, header.hlc, header.epoch, writes, raw
-    )
+    return Operation(envelope.id, header.replica, header.seq, header.epoch, writes, raw)
 
 
 def _open_bodies(header: _Header, plain: bytes) -> list[Body | None]:
@@ -188,7 +187,6 @@ def _check_header(header: _Header) -> None:
     _require(header.format == FORMAT, f"its format is {FORMAT}")
     _require(len(header.replica) == INODE_ID_SIZE, "a replica id has 16 bytes")
     _require(0 < header.seq <= limits.SEQ_MAX, "a sequence number lies in 1..2^63-1")
-    _require(0 <= header.hlc <= limits.SEQ_MAX, "a time stamp lies in 0..2^63-1")
     _require(
         0 < len(header.writes) <= limits.OPERATION_WRITES_MAX, "it holds 1 to 256 writes"
     )
@@ -196,6 +194,7 @@ def _check_header(header: _Header) -> None:
     _require(len(seen) == len(header.writes), "it writes each record once")
     for row in header.writes:
         _check_vector(header, row)
+        _require(0 <= row.hlc <= limits.SEQ_MAX, "a time stamp lies in 0..2^63-1")
         _require(len(row.key) == INODE_ID_SIZE, "a record key has 16 bytes")
         _require(all(len(ref) == CHUNK_ID_SIZE for ref in row.refs), "a chunk id has 32 bytes")
 

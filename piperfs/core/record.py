@@ -21,6 +21,7 @@ from blake3 import blake3
 from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 
 PENDING = OperationId(b"")  # the operation of a local write that is not yet published
+PENDING_SEQ = 1 << 63  # its sequence number: beyond every real one, replaced at publication
 
 
 class Kind(enum.IntEnum):
