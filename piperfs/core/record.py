@@ -41,11 +41,12 @@ class Stamp(msgspec.Struct, array_like=True, frozen=True, order=True, gc=False):
 
 
 class Birth(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Attributes an inode is born with: permission bits, owner and group by name."""
+    """Attributes an inode is born with: permission bits, owner and group by name, and where."""
 
     mode: int
     owner: str
     group: str
+    replica: ReplicaId = ReplicaId(b"")
 
 
 class PreviousPlace(msgspec.Struct, array_like=True, frozen=True):

@@ -115,12 +115,10 @@ def merge_attributes(heads: Sequence[AttributesHead]) -> AttributesBody:
     )
 
 
-def effective_attributes(
-    birth: Birth, born_by: bytes, heads: Sequence[AttributesHead]
-) -> Attributes:
+def effective_attributes(birth: Birth, heads: Sequence[AttributesHead]) -> Attributes:
     """Birth attributes overlaid with what was set later."""
     if not heads:
-        return Attributes(birth.mode, birth.owner, birth.group, None, born_by, 0)
+        return Attributes(birth.mode, birth.owner, birth.group, None, birth.replica, 0)
     merged = merge_attributes(heads)
     mode, owner, group = merged.mode, merged.owner, merged.group
     return Attributes(
@@ -128,7 +126,7 @@ def effective_attributes(
         owner=str(owner.value) if owner else birth.owner,
         group=str(group.value) if group else birth.group,
         times=merged.times,
-        owner_set_by=owner.stamp.replica if owner else born_by,
+        owner_set_by=owner.stamp.replica if owner else birth.replica,
         changed=max(head.hlc for head in heads),
     )
 

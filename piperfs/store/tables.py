@@ -1,0 +1,138 @@
+"""Typed tables over an engine, with an overlay of what is not committed yet.
+
+All changes go into the overlay on the event-loop thread as plain objects; encoding, sealing and
+signing happen when the overlay is committed, in a worker thread, many operations at a time. Reads
+look into the overlay, then into the part that is being committed, then into the engine. A crash
+loses the overlay as a whole and never a part of it, so what remains is a prefix of what happened.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
+from sortedcontainers import SortedDict
+
+from piperfs.store.cells import Cells
+from piperfs.store.engine import Engine
+
+V = TypeVar("V")
+Encode: TypeAlias = Callable[[V], bytes]
+Decode: TypeAlias = Callable[[bytes], V]
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Codec(Generic[V]):
+    """How a table's values become bytes. The cell is bound to the table's name and the key."""
+
+    def __init__(self, encode: Encode[V], decode: Decode[V], cells: Cells | None) -> None:
+        self._encode, self._decode, self._cells = encode, decode, cells
+
+    def encode(self, place: bytes, value: V) -> bytes:
+        plain = self._encode(value)
+        return plain if self._cells is None else self._cells.seal(place, plain)
+
+    def decode(self, place: bytes, raw: bytes) -> V:
+        return self._decode(raw if self._cells is None else self._cells.open(place, raw))
+
+
+def sealed(kind: object, cells: Cells) -> Codec[V]:
+    """A codec for msgspec values in sealed cells."""
+    return Codec(_pack, msgspec.msgpack.Decoder(kind).decode, cells)
+
+
+def raw_bytes(cells: Cells | None = None) -> Codec[bytes]:
+    """A codec for bytes; without cells they must check themselves, as chunks do."""
+    return Codec(bytes, bytes, cells)
+
+
+class Table(Generic[V]):
+    """One table: a mapping from bytes to immutable values, ordered by key."""
+
+    def __init__(self, name: str, engine: Engine, codec: Codec[V]) -> None:
+        self.name = name
+        self._prefix = name.encode() + b"\x00"
+        self._engine = engine
+        self._codec = codec
+        self._active: SortedDict[bytes, V | None] = SortedDict()
+        self._frozen: SortedDict[bytes, V | None] = SortedDict()
+
+    def get(self, key: bytes) -> V | None:
+        if key in self._active:
+            return self._active[key]
+        if key in self._frozen:
+            return self._frozen[key]
+        raw = self._engine.get(self.name, key)
+        return None if raw is None else self._codec.decode(self._prefix + key, raw)
+
+    def has(self, key: bytes) -> bool:
+        for overlay in (self._active, self._frozen):
+            if key in overlay:
+                return overlay[key] is not None
+        return self._engine.has(self.name, key)
+
+    def put(self, key: bytes, value: V) -> None:
+        self._active[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._active[key] = None
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, V]]:
+        """Pairs with start <= key < end in key order. Do not change the table meanwhile."""
+        overlay: dict[bytes, V | None] = {}
+        for layer in (self._frozen, self._active):
+            for key in layer.irange(start, end, inclusive=(True, False)):
+                overlay[key] = layer[key]
+        fresh = iter(sorted(overlay))
+        waiting = next(fresh, None)
+        for key, raw in self._engine.scan(self.name, start, end):
+            while waiting is not None and waiting < key:
+                yield from _present(waiting, overlay[waiting])
+                waiting = next(fresh, None)
+            if waiting == key:
+                yield from _present(key, overlay[key])
+                waiting = next(fresh, None)
+            else:
+                yield key, self._codec.decode(self._prefix + key, raw)
+        while waiting is not None:
+            yield from _present(waiting, overlay[waiting])
+            waiting = next(fresh, None)
+
+    def scan_durable(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, V]]:
+        """Like `scan`, over what is committed only."""
+        for key, raw in self._engine.scan(self.name, start, end):
+            yield key, self._codec.decode(self._prefix + key, raw)
+
+    def get_durable(self, key: bytes) -> V | None:
+        raw = self._engine.get(self.name, key)
+        return None if raw is None else self._codec.decode(self._prefix + key, raw)
+
+    @property
+    def changes(self) -> int:
+        """Rows waiting for the next commit."""
+        return len(self._active)
+
+    def freeze(self) -> None:
+        """Set the overlay aside for a commit; new changes gather in a fresh one."""
+        assert not self._frozen, "one commit at a time"
+        self._frozen, self._active = self._active, SortedDict()
+
+    def encode_frozen(self) -> dict[bytes, bytes | None]:
+        """The frozen overlay as bytes. Runs in the committing thread; values are immutable."""
+        place, encode = self._prefix, self._codec.encode
+        return {
+            key: None if value is None else encode(place + key, value)
+            for key, value in self._frozen.items()
+        }
+
+    def thaw(self, *, committed: bool) -> None:
+        """Forget the frozen overlay once the engine has it, or put it back after a failure."""
+        if not committed:
+            for key, value in self._frozen.items():
+                self._active.setdefault(key, value)
+        self._frozen = SortedDict()
+
+
+def _present(key: bytes, value: V | None) -> Iterator[tuple[bytes, V]]:
+    if value is not None:
+        yield key, value
