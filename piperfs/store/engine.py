@@ -98,8 +98,8 @@ class LmdbEngine:
         raise StoreError(f"the store could not commit: {error}", kind) from error
 
     def refresh(self) -> None:
-        self._reader.reset()
-        self._reader.renew()
+        self._reader.abort()
+        self._reader = self._env.begin()
 
     def close(self) -> None:
         self._reader.abort()

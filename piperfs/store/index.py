@@ -205,8 +205,7 @@ class Index:
             times_ns=times.stamp.hlc if times else 0,
             ctime_ns=max(base.changed_ns, xattrs.changed_ns if xattrs else 0, *stamps, 0),
         )
-        # An empty directory is as old as the link that made it.
-        changed = max(base.changed_ns, min((head.body.moved.hlc for head in heads), default=0))
+        changed = max(base.changed_ns, birth.born_ns if birth else 0)
         explicit = times is not None and times.stamp.hlc >= changed
         mtime = times.mtime_ns if times is not None and explicit else changed
         row = replace(row, mtime_ns=mtime, changed_ns=changed)

@@ -1,0 +1,27 @@
+"""A hybrid logical clock: wall time that never goes back and never falls behind what it saw.
+
+Stamps order concurrent writes and serve as change times; causality is the version vectors' job.
+A stamp is one integer, ns since 1970. Stamps from far in the future are not followed, so that a
+broken or hostile clock does not spread; they win ties among concurrent writes and nothing else.
+"""
+
+from typing import Final
+
+AHEAD_NS_MAX: Final = 300 * 1_000_000_000  # five minutes
+
+
+class HybridClock:
+    """Gives stamps; the caller says what time it is."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+
+    def tick(self, now_ns: int) -> int:
+        """A new stamp, greater than every stamp given or followed before."""
+        self.last = max(self.last + 1, now_ns)
+        return self.last
+
+    def observe(self, stamp: int, now_ns: int) -> None:
+        """Follow a stamp of another replica, unless it is from too far ahead."""
+        if stamp <= now_ns + AHEAD_NS_MAX:
+            self.last = max(self.last, stamp)

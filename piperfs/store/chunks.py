@@ -1,0 +1,102 @@
+"""Chunks: sealed pieces of content, named by the hash of their bytes and checked on every read.
+
+A chunk that does not match its name is dropped and wanted again: another replica has it, and
+wrong bytes must reach neither a reader nor a peer.
+"""
+
+from collections.abc import Callable, Iterable
+
+from blake3 import blake3
+
+from piperfs.core.ids import ChunkId
+from piperfs.store.rows import WantRow
+from piperfs.store.schema import Tables
+
+NodeChildren = Callable[[bytes], tuple[int, Iterable[ChunkId]]]  # raw node -> height, children
+
+
+class ChunkStore:
+    """Chunks by id, the ones that are wanted, and the deduplication table."""
+
+    def __init__(self, tables: Tables, node_children: NodeChildren) -> None:
+        self._tables = tables
+        self._node_children = node_children
+        self._wants: dict[ChunkId, WantRow] = {
+            ChunkId(key): row for key, row in tables.want.scan(b"", b"\xff" * 33)
+        }
+        self._order = max((row.order for row in self._wants.values()), default=0)
+        self.uncommitted_bytes = 0
+        self.damaged = 0
+
+    def get(self, chunk: ChunkId) -> bytes | None:
+        """The sealed bytes, or None if they are absent or turned out to be damaged."""
+        sealed = self._tables.chunk.get(chunk)
+        if sealed is None:
+            return None
+        if blake3(sealed).digest() == chunk:
+            return sealed
+        self.damaged += 1
+        self._tables.chunk.delete(chunk)
+        self.want(chunk, 0)
+        return None
+
+    def has(self, chunk: ChunkId) -> bool:
+        return self._tables.chunk.has(chunk)
+
+    def put(self, chunk: ChunkId, sealed: bytes) -> None:
+        """Keep a chunk; the caller has checked that the bytes match the id."""
+        wanted = self._wants.pop(chunk, None)
+        if wanted is not None:
+            self._tables.want.delete(chunk)
+        elif self.has(chunk):
+            return
+        self._tables.chunk.put(chunk, sealed)
+        self.uncommitted_bytes += len(sealed)
+        if wanted is not None and wanted.height > 0:
+            height, children = self._node_children(sealed)
+            for child in children:
+                self.want(child, height - 1)
+
+    def want(self, chunk: ChunkId, height: int) -> None:
+        """Note that a live version needs the chunk, unless it is here.
+
+        A node that is here may still lack children, so its subtree is looked through.
+        """
+        pending = [(chunk, height)]
+        while pending:
+            chunk, height = pending.pop()
+            if chunk in self._wants:
+                continue
+            if not self.has(chunk):
+                self._order += 1
+                row = WantRow(height, self._order)
+                self._wants[chunk] = row
+                self._tables.want.put(chunk, row)
+            elif height > 0 and (sealed := self.get(chunk)) is not None:
+                level, children = self._node_children(sealed)
+                pending.extend((child, level - 1) for child in children)
+
+    def wanted(self, limit: int, skip: int = 0) -> list[ChunkId]:
+        """Absent chunks of live versions, longest wanted first."""
+        found = []
+        for index, chunk in enumerate(self._wants):
+            if index >= skip:
+                found.append(chunk)
+            if len(found) == limit:
+                break
+        return found
+
+    def is_wanted(self, chunk: ChunkId) -> bool:
+        return chunk in self._wants
+
+    @property
+    def want_count(self) -> int:
+        return len(self._wants)
+
+    def known_digest(self, digest: bytes) -> ChunkId | None:
+        """The chunk that holds a plaintext with this keyed digest, if it is here."""
+        chunk = self._tables.digest.get(digest)
+        return chunk if chunk is not None and self.has(chunk) else None
+
+    def remember_digest(self, digest: bytes, chunk: ChunkId) -> None:
+        self._tables.digest.put(digest, chunk)

@@ -1,0 +1,348 @@
+"""The local half of the one write path: changes in, pending operations out, then publication.
+
+Every local put keeps the invariant on which the merge rests (I-base): a new write supersedes only
+heads that it is based on. Vectors cannot say "my ninth write but not my fifth", so a write that
+forgot one of its own author's losing heads would destroy it without any replica noticing. It is
+asserted here, on every put.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from piperfs.core import operation as operations
+from piperfs.core import resolve
+from piperfs.core.clock import HybridClock
+from piperfs.core.ids import EpochId, InodeId, LinkId, ReplicaId, is_directory
+from piperfs.core.merge import is_covered
+from piperfs.core.operation import Write
+from piperfs.core.record import (
+    PENDING,
+    PENDING_SEQ,
+    AnyHead,
+    Body,
+    ContentBody,
+    Head,
+    Kind,
+    LinkBody,
+    XattrBody,
+    xattr_key,
+)
+from piperfs.core.version_vector import join
+from piperfs.store import bodies
+from piperfs.store.change import (
+    Change,
+    DeleteContent,
+    KillLink,
+    MoveLink,
+    Pin,
+    PutContent,
+    PutLink,
+    RetargetLink,
+    SetAttributes,
+    SetXattr,
+)
+from piperfs.store.index import Index
+from piperfs.store.oplog import OperationLog
+from piperfs.store.pending import PendingOperation, PendingOperations, PendingWrite, RecordKey
+from piperfs.store.records import Records, operations_of
+from piperfs.store.schema import Tables
+
+
+class Sealing(Protocol):
+    """The epoch that this replica writes in, and the means to seal bodies for it."""
+
+    @property
+    def epoch(self) -> EpochId: ...
+
+    def seal_bodies(self, header: bytes, plain: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the write path works on."""
+
+    tables: Tables
+    records: Records
+    index: Index
+    log: OperationLog
+    clock: HybridClock
+
+
+class LocalWriter:
+    """Applies local changes and publishes what they amount to."""
+
+    def __init__(self, replica: ReplicaId, parts: Parts, sealing: Sealing) -> None:
+        self._replica = replica
+        self._parts = parts
+        self._sealing = sealing
+        self._pending = PendingOperations()
+        self._pins: dict[InodeId, Pin] = {}
+        self._touched_directories: set[InodeId] = set()
+        raw = parts.tables.meta.get(b"last_seq")
+        self.last_seq = int.from_bytes(raw or b"", "big")
+
+    @property
+    def waiting(self) -> int:
+        """Operations that wait for publication."""
+        return len(self._pending)
+
+    def pin(self, inode: InodeId) -> Pin:
+        """Remember the versions that a writer who opens the inode now will build on."""
+        assert inode not in self._pins, "one session for each inode"
+        pin = Pin(inode, self._parts.records.heads(Kind.CONTENT, inode))
+        self._pins[inode] = pin
+        return pin
+
+    def unpin(self, inode: InodeId) -> None:
+        del self._pins[inode]
+
+    def apply(self, changes: Sequence[Change], now_ns: int) -> None:
+        """Apply the changes of one system call as one operation."""
+        touched = {key for change in changes for key in self._touches(change)}
+        if not self._pending.fits(touched, 2 * len(changes)):
+            self.publish(now_ns)
+        hlc = self._parts.clock.tick(now_ns)
+        operation = self._pending.begin(touched)
+        stale: dict[InodeId, set[LinkId]] = {}
+        for change in changes:
+            for inode, link in self._put_change(operation, change, hlc):
+                stale.setdefault(inode, set()).update((link,) if link else ())
+        for inode, links in stale.items():
+            self._parts.index.refresh(inode, links)
+        for change in changes:
+            self._finish(operation, change, hlc)
+
+    def _touches(self, change: Change) -> Iterable[RecordKey]:
+        match change:
+            case PutLink() | MoveLink() | RetargetLink() | KillLink():
+                yield Kind.LINK, change.link
+            case PutContent():
+                yield Kind.CONTENT, change.inode
+            case DeleteContent():
+                yield from self._records_of(change.inode)
+            case SetAttributes():
+                yield Kind.ATTRIBUTES, change.inode
+                birth = Kind.LINK if is_directory(change.inode) else Kind.CONTENT
+                yield birth, change.inode
+            case SetXattr():
+                yield Kind.XATTR, xattr_key(change.inode, change.name)
+
+    def _records_of(self, inode: InodeId) -> list[RecordKey]:
+        """A file's content and links, and whatever else goes with it while it is unpublished."""
+        row = self._parts.tables.inode.get(inode)
+        keys: list[RecordKey] = [(Kind.CONTENT, inode)]
+        if row is not None:
+            links = [*(place.link for place in row.links), *row.hidden]
+            keys += [(Kind.LINK, link) for link in links]
+        content = self._pending.write((Kind.CONTENT, inode))
+        if content is not None and content.is_birth:
+            xattrs = self._parts.tables.xattrs.get(inode)
+            names = xattrs.values if xattrs else ()
+            keys += [(Kind.XATTR, xattr_key(inode, name)) for name in names]
+            keys.append((Kind.ATTRIBUTES, inode))
+        return keys
+
+    def _put_change(
+        self, operation: PendingOperation, change: Change, hlc: int
+    ) -> list[tuple[InodeId, LinkId | None]]:
+        """Write one change; returns the inodes to evaluate anew, with the link that changed."""
+        match change:
+            case PutLink() | MoveLink() | RetargetLink() | KillLink():
+                return self._put_link(operation, change, hlc)
+            case PutContent():
+                body, known = change.body, None if change.pin is None else change.pin.heads
+                self._put(operation, (Kind.CONTENT, change.inode), hlc, body, change.refs, known)
+                return [(change.inode, None)]
+            case DeleteContent():
+                self._delete_content(operation, change.inode, hlc)
+                return [(change.inode, None)]
+            case SetAttributes():
+                self._set_attributes(operation, change, hlc)
+                return [(change.inode, None)]
+            case SetXattr():
+                key = xattr_key(change.inode, change.name)
+                xattr = XattrBody(change.inode, change.name, change.value)
+                self._put(operation, (Kind.XATTR, key), hlc, xattr)
+                self._parts.index.refresh_xattr(change.inode, key)
+                return [(change.inode, None)]
+
+    def _put_link(
+        self,
+        operation: PendingOperation,
+        change: PutLink | MoveLink | RetargetLink | KillLink,
+        hlc: int,
+    ) -> list[tuple[InodeId, LinkId | None]]:
+        heads = self._parts.records.heads(Kind.LINK, change.link)
+        before = resolve.current_link(heads).body if heads else None
+        body = bodies.link_body(change, before, hlc, self._replica)
+        self._put(operation, (Kind.LINK, change.link), hlc, body)
+        stale: list[tuple[InodeId, LinkId | None]] = [(body.target, change.link)]
+        if before is not None and before.target != body.target:
+            stale.insert(0, (before.target, change.link))
+        return stale
+
+    def _delete_content(self, operation: PendingOperation, inode: InodeId, hlc: int) -> None:
+        heads = self._parts.records.heads(Kind.CONTENT, inode)
+        winner = resolve.current_content(heads)
+        row = self._parts.tables.inode.get(inode)
+        assert row is not None
+        seen = {}
+        for link in (*(place.link for place in row.links), *row.hidden):
+            link_heads = self._parts.records.heads(Kind.LINK, link)
+            seen[link] = dict(resolve.current_link(link_heads).vector)
+        body = replace(winner.body, alive=False, base=b"", replaced=False, links_seen=seen)
+        self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs)
+
+    def _set_attributes(
+        self, operation: PendingOperation, change: SetAttributes, hlc: int
+    ) -> None:
+        """Fold what can be folded into an unpublished birth; write a record for the rest."""
+        birth = Kind.LINK if is_directory(change.inode) else Kind.CONTENT
+        key = (birth, change.inode)
+        write = operation.writes.get(key)
+        if write is not None:
+            folded, change = bodies.fold(change, write.body, birth_is_open=write.is_birth)
+            if folded is not write.body:
+                self._put(operation, key, write.hlc, folded, write.refs, known=())
+        if bodies.is_empty(change):
+            return
+        heads = self._parts.records.heads(Kind.ATTRIBUTES, change.inode)
+        contents = self._parts.records.heads(Kind.CONTENT, change.inode)
+        content = resolve.current_content(contents) if contents else None
+        body = bodies.attributes_body(change, heads, content, hlc, self._replica)
+        self._put(operation, (Kind.ATTRIBUTES, change.inode), hlc, body)
+
+    def _put(  # noqa: PLR0913 - one write is these six things
+        self,
+        operation: PendingOperation,
+        key: RecordKey,
+        hlc: int,
+        body: Body,
+        refs: tuple = (),  # type: ignore[type-arg]
+        known: Sequence[AnyHead] | None = None,
+    ) -> None:
+        """Put one write. It supersedes `known` heads (None: all) and our own pending one."""
+        before = self._parts.records.heads(*key)
+        published = [head for head in before if head.operation != PENDING]
+        based_on = published if known is None else [h for h in published if _is_in(h, known)]
+        earlier = operation.writes.get(key)
+        vectors = [head.vector for head in based_on]
+        base = join([earlier.based_on, *vectors] if earlier else vectors)
+        write = PendingWrite(hlc, base, refs, body)
+        head = write.head(self._replica)
+        kept = [other for other in published if not is_covered(other, head)]
+        assert len(kept) + len(based_on) == len(published), "a write covers only what it knows"
+        self._pending.put(operation, key, write)
+        heads = sorted([head, *kept], key=lambda h: h.stamp, reverse=True)
+        self._parts.records.put(*key, tuple(heads))
+        for superseded in based_on:
+            self._release(superseded, key[0], hlc)
+        if key[0] is Kind.CONTENT:
+            self._after_content(InodeId(key[1]), head)
+
+    def _after_content(self, inode: InodeId, head: AnyHead) -> None:
+        self._parts.index.note_content(inode)
+        pin = self._pins.get(inode)
+        if pin is not None:
+            pin.heads = (head,)  # type: ignore[assignment]
+
+    def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
+        keep = kind is Kind.CONTENT and head.body.alive  # type: ignore[union-attr]
+        self._parts.log.release(head.operation, now_ns, keep=keep)
+
+    def _finish(self, operation: PendingOperation, change: Change, hlc: int) -> None:
+        """Effects that need the inode's new row: replaced names, and births that came to nothing."""
+        match change:
+            case PutContent(inode, body) if body.replaced:
+                row = self._parts.tables.inode.get(inode)
+                for place in row.links if row else ():
+                    self._parts.index.touch(place.parent, hlc)
+            case DeleteContent(inode):
+                self._maybe_vanish(operation, inode, self._records_of(inode))
+            case KillLink(link) if is_directory(link):
+                row = self._parts.tables.inode.get(InodeId(link))
+                if row is not None and not row.entries:
+                    self._maybe_vanish(operation, InodeId(link), [(Kind.LINK, link)])
+
+    def _maybe_vanish(
+        self, operation: PendingOperation, inode: InodeId, keys: list[RecordKey]
+    ) -> None:
+        """If nobody else ever heard of it, leave no trace but the directory's new time."""
+        keys = [key for key in keys if key in operation.writes]
+        heads = [head for key in keys for head in self._parts.records.heads(*key)]
+        if not operation.writes[keys[0]].is_birth or operations_of(tuple(heads)):
+            return
+        for key in keys:
+            body = operation.writes[key].body
+            if isinstance(body, LinkBody):
+                self._touched_directories.add(body.parent)
+            self._parts.records.forget(*key)
+        self._pending.drop(operation, keys)
+        self._parts.index.refresh(inode)
+
+    # Publication
+
+    def publish(self, now_ns: int) -> None:
+        """Number, seal and log all pending operations, in the order they were made."""
+        self._publish_directory_times(now_ns)
+        for operation in self._pending.take_all():
+            self._publish(operation, now_ns)
+
+    def _publish_directory_times(self, now_ns: int) -> None:
+        """Tell of directory times that no published operation implies."""
+        directories, self._touched_directories = self._touched_directories, set()
+        for inode in directories:
+            row = self._parts.tables.inode.get(inode)
+            if row is not None and row.links and row.changed_ns == row.mtime_ns:
+                self.apply([SetAttributes(inode, mtime_ns=row.mtime_ns)], now_ns)
+
+    def _publish(self, operation: PendingOperation, now_ns: int) -> None:
+        self.last_seq = max(self.last_seq + 1, now_ns // 1_000_000)
+        seq = self.last_seq
+        writes = tuple(
+            Write(kind, key, write.hlc, write.based_on, write.refs, self._numbered(write.body, seq))
+            for (kind, key), write in operation.writes.items()
+        )
+        sealing = self._sealing
+        envelope = operations.encode(
+            self._replica, seq, sealing.epoch, writes, sealing.seal_bodies
+        )
+        identity = envelope.id
+        for write in writes:
+            vector = {**write.based_on, self._replica: seq}
+            head: AnyHead = Head(  # type: ignore[type-var]
+                self._replica, seq, write.hlc, vector, write.refs, write.body, identity
+            )
+            self._parts.records.publish(write.kind, write.key, head)
+            self._advance_pin(write, head)
+        self._parts.log.append(identity, envelope, len(writes))
+        self._parts.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
+
+    def _advance_pin(self, write: Write, head: AnyHead) -> None:
+        pin = self._pins.get(InodeId(write.key)) if write.kind is Kind.CONTENT else None
+        if pin is not None:
+            pin.heads = tuple(  # type: ignore[assignment]
+                head if known.operation == PENDING else known for known in pin.heads
+            )
+
+    def _numbered(self, body: Body, seq: int) -> Body:
+        """A deletion that has seen pending links is published together with them."""
+        if not isinstance(body, ContentBody) or not body.links_seen:
+            return body
+        seen = {
+            link: {r: seq if s == PENDING_SEQ else s for r, s in vector.items()}
+            for link, vector in body.links_seen.items()
+        }
+        return replace(body, links_seen=seen)
+
+
+def _is_in(head: AnyHead, known: Iterable[AnyHead]) -> bool:
+    return any(
+        head.replica == other.replica
+        and head.seq == other.seq
+        and head.operation == other.operation
+        for other in known
+    )

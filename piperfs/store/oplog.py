@@ -1,0 +1,139 @@
+"""The log of live operations: local order for peers that were here before, ranges for repair.
+
+An operation is live while one of its writes is a head of its record. Which operations are live
+is a function of the operations received, so two replicas with the same state list the same ids;
+range fingerprints over the ids find any difference, whatever made it.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from piperfs.core.ids import OperationId
+from piperfs.core.operation import Envelope
+from piperfs.store.rows import Bucket, HistoryRow, OperationRow
+from piperfs.store.schema import Tables, after
+
+ZERO: Final = bytes(32)
+MODULUS: Final = 1 << 256
+END: Final = b"\xff" * 33
+
+_pack_envelope = msgspec.msgpack.Encoder().encode
+
+
+def lseq_key(lseq: int) -> bytes:
+    return lseq.to_bytes(8, "big")
+
+
+class OperationLog:
+    """Live operations by local sequence number and by id.
+
+    `last_lseq` counts every operation ever stored here; `durable_lseq` those a crash cannot take
+    back, the only ones that a peer may be told of.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        raw = tables.meta.get(b"last_lseq")
+        self.last_lseq = int.from_bytes(raw or b"", "big")
+        self.durable_lseq = self.last_lseq
+
+    def append(self, operation: OperationId, envelope: Envelope, live: int) -> None:
+        assert live > 0
+        self.last_lseq += 1
+        self._tables.operation.put(operation, OperationRow(self.last_lseq, live))
+        self._tables.envelope.put(lseq_key(self.last_lseq), envelope)
+        self._add(operation, 1)
+
+    def note_position(self) -> None:
+        """Write the counter down; once for each commit."""
+        self._tables.meta.put(b"last_lseq", lseq_key(self.last_lseq))
+
+    def has(self, operation: OperationId) -> bool:
+        return self._tables.operation.has(operation)
+
+    def release(self, operation: OperationId, now_ns: int, *, keep: bool) -> None:
+        """One write of the operation is no head any more; the last one takes it out."""
+        row = self._tables.operation.get(operation)
+        assert row is not None, "a head's operation is live"
+        if row.live > 1:
+            self._tables.operation.put(operation, OperationRow(row.lseq, row.live - 1))
+            return
+        key = lseq_key(row.lseq)
+        if keep:
+            envelope = self._tables.envelope.get(key)
+            assert envelope is not None
+            raw = _pack_envelope(envelope)
+            self._tables.history.put(lseq_key(now_ns) + operation, HistoryRow(raw, now_ns))
+        self._tables.operation.delete(operation)
+        self._tables.envelope.delete(key)
+        self._add(operation, -1)
+
+    def _add(self, operation: OperationId, step: int) -> None:
+        key = operation[:2]
+        bucket = self._tables.bucket.get(key) or Bucket(0, ZERO)
+        value = int.from_bytes(operation, "big") * step
+        total = (int.from_bytes(bucket.total, "big") + value) % MODULUS
+        count = bucket.count + step
+        self._tables.bucket.put(key, Bucket(count, total.to_bytes(32, "big")))
+
+    def envelope(self, operation: OperationId) -> bytes | None:
+        """A live operation that is durable, as signed."""
+        row = self._tables.operation.get_durable(operation)
+        found = None if row is None else self._tables.envelope.get_durable(lseq_key(row.lseq))
+        return None if found is None else _pack_envelope(found)
+
+    def after(self, lseq: int, bytes_max: int) -> list[tuple[int, bytes]]:
+        """Durable live operations beyond a local sequence number, oldest first.
+
+        At least one is returned if there is any, then as many as fit `bytes_max`.
+        """
+        found: list[tuple[int, bytes]] = []
+        total = 0
+        for key, envelope in self._tables.envelope.scan_durable(lseq_key(lseq + 1), b"\xff" * 9):
+            raw = _pack_envelope(envelope)
+            total += len(raw)
+            if found and total > bytes_max:
+                break
+            found.append((int.from_bytes(key, "big"), raw))
+        return found
+
+    def fingerprint(self, lower: bytes, upper: bytes) -> tuple[int, bytes]:
+        """Count and sum (mod 2^256) of the live durable ids with lower <= id < upper."""
+        count, total = 0, 0
+        for part_count, part_total in self._parts(lower, upper):
+            count += part_count
+            total += part_total
+        return count, (total % MODULUS).to_bytes(32, "big")
+
+    def _parts(self, lower: bytes, upper: bytes) -> Iterator[tuple[int, int]]:
+        """Whole buckets where the range covers them, single ids at its edges."""
+        first = lower[:2] if not lower[2:].strip(b"\0") else _next_bucket(lower)
+        last = upper[:2] if upper < END else b"\xff\xff\xff"
+        if first is None or first >= last:
+            yield from self._ids(lower, upper)
+            return
+        yield from self._ids(lower, first)
+        for _, bucket in self._tables.bucket.scan_durable(first, last):
+            yield bucket.count, int.from_bytes(bucket.total, "big")
+        if upper < END:
+            yield from self._ids(last, upper)
+
+    def _ids(self, lower: bytes, upper: bytes) -> Iterator[tuple[int, int]]:
+        for key, _ in self._tables.operation.scan_durable(lower, upper):
+            yield 1, int.from_bytes(key, "big")
+
+    def ids(self, lower: bytes, upper: bytes, limit: int) -> list[OperationId]:
+        """Live durable ids with lower <= id < upper, sorted, at most `limit`."""
+        found = []
+        for key, _ in self._tables.operation.scan_durable(lower, upper):
+            found.append(OperationId(key))
+            if len(found) == limit:
+                break
+        return found
+
+
+def _next_bucket(lower: bytes) -> bytes | None:
+    prefix = lower[:2].ljust(2, b"\0")
+    return None if prefix == b"\xff\xff" else after(prefix).ljust(2, b"\0")

@@ -1,0 +1,45 @@
+"""The heads of every record, with the local writes that are not published yet on top."""
+
+from typing import cast
+
+from piperfs.core.ids import OperationId
+from piperfs.core.record import PENDING, AnyHead, Kind
+from piperfs.store.pending import RecordKey
+from piperfs.store.schema import Tables
+
+
+class Records:
+    """Reads and replaces heads. A record with a pending head lives in memory only."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._pending: dict[RecordKey, tuple[AnyHead, ...]] = {}
+
+    def heads(self, kind: Kind, key: bytes) -> tuple[AnyHead, ...]:
+        """Current heads, newest first; empty if the record is unknown."""
+        pending = self._pending.get((kind, key))
+        if pending is not None:
+            return pending
+        return cast(tuple[AnyHead, ...], self._tables.records[kind].get(key) or ())
+
+    def put(self, kind: Kind, key: bytes, heads: tuple[AnyHead, ...]) -> None:
+        if any(head.operation == PENDING for head in heads):
+            self._pending[kind, key] = heads
+        else:
+            self._pending.pop((kind, key), None)
+            self._tables.records[kind].put(key, heads)
+
+    def forget(self, kind: Kind, key: bytes) -> None:
+        """Drop a record that was never published."""
+        del self._pending[kind, key]
+
+    def publish(self, kind: Kind, key: bytes, final: AnyHead) -> None:
+        """Give the pending head its number and its operation."""
+        heads = self._pending.pop((kind, key))
+        numbered = tuple(final if head.operation == PENDING else head for head in heads)
+        self._tables.records[kind].put(key, numbered)
+
+
+def operations_of(heads: tuple[AnyHead, ...]) -> list[OperationId]:
+    """The published operations that heads come from."""
+    return [head.operation for head in heads if head.operation != PENDING]

@@ -1,0 +1,102 @@
+"""The remote half of the one write path: verified operations in, merged heads and index out.
+
+Applying is idempotent and the order does not matter: an operation that is known, or whose writes
+are all covered, changes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
+from piperfs.core.merge import insert
+from piperfs.core.operation import Operation, Write, decode_envelope
+from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
+from piperfs.store.chunks import ChunkStore
+from piperfs.store.local import Parts
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch came to. `unattested` claim to know writes that were never made."""
+
+    merged: int = 0
+    known: int = 0
+    unattested: int = 0
+
+
+class RemoteWriter:
+    """Merges operations of other replicas, or our own coming back after a loss."""
+
+    def __init__(self, replica: ReplicaId, parts: Parts, chunks: ChunkStore) -> None:
+        self._replica = replica
+        self._parts = parts
+        self._chunks = chunks
+
+    def apply(self, operation: Operation, now_ns: int, last_seq: int) -> str:
+        """Merge one verified operation; returns the field of `Applied` that counts it."""
+        if self._parts.log.has(operation.id):
+            return "known"
+        if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
+            return "unattested"
+        released: list[tuple[OperationId, bool]] = []
+        fresh = [w for w in operation.writes if self._merge(operation, w, released)]
+        if not fresh:
+            return "known"
+        envelope = decode_envelope(operation.envelope)
+        self._parts.log.append(operation.id, envelope, len(fresh))
+        for superseded, keep in released:
+            self._parts.log.release(superseded, now_ns, keep=keep)
+        for write in fresh:
+            self._parts.clock.observe(write.hlc, now_ns)
+            self._refresh(write)
+        return "merged"
+
+    def _merge(
+        self, operation: Operation, write: Write, released: list[tuple[OperationId, bool]]
+    ) -> bool:
+        """Merge one write into its record; tells whether it became a head."""
+        before = self._parts.records.heads(write.kind, write.key)
+        head = operation.head(write)
+        merged = insert(before, head)
+        if head not in merged or head in before:
+            return False
+        self._parts.records.put(write.kind, write.key, merged)
+        for lost in before:
+            if lost not in merged and lost.operation != PENDING:
+                released.append((lost.operation, _is_version(write.kind, lost)))
+        return True
+
+    def _refresh(self, write: Write) -> None:
+        index = self._parts.index
+        body = write.body
+        if isinstance(body, LinkBody):
+            heads = self._parts.records.heads(Kind.LINK, write.key)
+            targets = {cast(LinkBody, head.body).target for head in heads} | {body.target}
+            targets |= self._former_targets(LinkId(write.key), body)
+            for target in targets:
+                index.refresh(target, [LinkId(write.key)])
+        elif isinstance(body, XattrBody):
+            index.refresh_xattr(body.inode, write.key)
+        else:
+            index.refresh(InodeId(write.key))
+        if isinstance(body, ContentBody):
+            self._after_content(InodeId(write.key), write, body)
+
+    def _former_targets(self, link: LinkId, body: LinkBody) -> set[InodeId]:
+        """Inodes that still list the link where it hung, though its record names another now."""
+        group = self._parts.tables.entry.get(self._parts.index.entry_key(body.parent, body.name))
+        return {entry.target for entry in group or () if entry.link == link}
+
+    def _after_content(self, inode: InodeId, write: Write, body: ContentBody) -> None:
+        self._parts.index.note_content(inode)
+        if body.alive:
+            for chunk in write.refs:
+                self._chunks.want(ChunkId(chunk), body.height)
+        row = self._parts.tables.inode.get(inode)
+        if body.replaced and row is not None:
+            for place in row.links:
+                self._parts.index.touch(place.parent, write.hlc)
+
+
+def _is_version(kind: Kind, head: AnyHead) -> bool:
+    return kind is Kind.CONTENT and cast(ContentBody, head.body).alive

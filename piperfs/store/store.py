@@ -1,0 +1,286 @@
+"""The store of one replica: one place to read its state, and the one write path into it.
+
+Local changes and operations of peers both end as heads of records; the index follows, and a
+commit makes both durable together. All methods but `write_frozen` belong to the event-loop
+thread; nothing here waits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import msgspec
+from blake3 import blake3
+
+from piperfs.core.clock import HybridClock
+from piperfs.core.errors import StoreError
+from piperfs.core.ids import ChunkId, InodeId, ReplicaId, StoreId, VolumeId, root_of
+from piperfs.core.names import Group
+from piperfs.core.operation import Envelope, Operation, signed_bytes
+from piperfs.core.record import AnyHead, ContentHead, Kind
+from piperfs.store.cells import Cells
+from piperfs.store.change import Change, Pin
+from piperfs.store.changes import ChangeSet
+from piperfs.store.chunks import ChunkStore, NodeChildren
+from piperfs.store.directory import Directories, Found
+from piperfs.store.engine import Engine
+from piperfs.store.index import Index
+from piperfs.store.local import LocalWriter, Parts, Sealing
+from piperfs.store.oplog import END, OperationLog
+from piperfs.store.records import Records
+from piperfs.store.remote import Applied, RemoteWriter
+from piperfs.store.rows import InodeRow, LocalRow, PeerRow, Place
+from piperfs.store.schema import Tables
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Signer(Protocol):
+    """The replica's signing key."""
+
+    def sign(self, message: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose store it is."""
+
+    volume: VolumeId
+    replica: ReplicaId
+    signer: Signer
+    sealing: Sealing
+
+
+class Store:
+    """Records, index, log and chunks of one replica over one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        identity: Identity,
+        local_key: bytes,
+        entropy: Callable[[int], bytes],
+        node_children: NodeChildren,
+    ) -> None:
+        self.volume, self.replica = identity.volume, identity.replica
+        self.root = root_of(identity.volume)
+        self._engine = engine
+        self._cells = Cells(local_key, entropy)
+        self.tables = Tables(engine, self._cells, _signing(identity))
+        self._check_owner(identity)
+        self.store_id = self._own_id(entropy)
+        self._records = Records(self.tables)
+        raw = self.tables.meta.get(b"hlc")
+        clock = HybridClock(int.from_bytes(raw or b"", "big"))
+        self.log = OperationLog(self.tables)
+        self.chunks = ChunkStore(self.tables, node_children)
+        index = Index(self.tables, self._cells, self.root, self._records.heads)
+        self._directories = Directories(self.tables, index, self.root, self._records.heads)
+        parts = Parts(self.tables, self._records, index, self.log, clock)
+        self._parts = parts
+        self._local = LocalWriter(self.replica, parts, identity.sealing)
+        self._remote = RemoteWriter(self.replica, parts, self.chunks)
+        self._frozen_lseq = 0
+        self.on_change: Callable[[ChangeSet], None] = lambda changes: None
+
+    def _check_owner(self, identity: Identity) -> None:
+        """A store of another volume or replica must never be mixed with this one's."""
+        owner = identity.volume + identity.replica
+        found = self.tables.meta.get(b"owner")
+        if found is None:
+            self.tables.meta.put(b"owner", owner)
+        elif found != owner:
+            raise StoreError("the store belongs to another volume or replica")
+
+    def _own_id(self, entropy: Callable[[int], bytes]) -> StoreId:
+        found = self.tables.meta.get(b"store")
+        if found is None:
+            found = entropy(16)
+            self.tables.meta.put(b"store", found)
+        return StoreId(found)
+
+    # Reading
+
+    def inode(self, inode: InodeId) -> InodeRow | None:
+        return self.tables.inode.get(inode)
+
+    def heads(self, kind: Kind, key: bytes) -> tuple[AnyHead, ...]:
+        return self._records.heads(kind, key)
+
+    def contents(self, inode: InodeId) -> tuple[ContentHead, ...]:
+        return cast(tuple[ContentHead, ...], self._records.heads(Kind.CONTENT, inode))
+
+    def lookup(self, directory: InodeId, name: bytes) -> Found | None:
+        return self._directories.lookup(directory, name)
+
+    def arranged(self, directory: InodeId, name: bytes) -> Group:
+        return self._directories.arranged(directory, name)
+
+    def conflict_entries(self, directory: InodeId) -> dict[bytes, Found]:
+        """Conflict copies in a directory by the names they are shown under."""
+        members = self.members(directory)
+        if len(members) == 1 and directory not in self._parts.index.disputes.names:
+            return {}
+        return self._directories.conflict_entries(members)
+
+    def list_directory(
+        self, directory: InodeId, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, InodeId]]:
+        return self._directories.list_directory(directory, after_cookie, limit)
+
+    def is_empty(self, directory: InodeId) -> bool:
+        return self._directories.is_empty(directory)
+
+    def members(self, directory: InodeId) -> tuple[InodeId, ...]:
+        return self._directories.members(directory)
+
+    def conflicts(self) -> Iterator[tuple[InodeId, bytes, Found]]:
+        return self._directories.conflicts()
+
+    def xattrs(self, inode: InodeId) -> dict[bytes, bytes]:
+        row = self.tables.xattrs.get(inode)
+        return {} if row is None else {name: value.value for name, value in row.values.items()}
+
+    def xattr_author(self, inode: InodeId, name: bytes) -> ReplicaId | None:
+        """The replica that set an extended attribute last."""
+        row = self.tables.xattrs.get(inode)
+        value = None if row is None else row.values.get(name)
+        return None if value is None else value.replica
+
+    def local(self, inode: InodeId) -> LocalRow:
+        return self.tables.local.get(inode) or LocalRow()
+
+    def put_local(self, inode: InodeId, row: LocalRow) -> None:
+        self.tables.local.put(inode, row)
+
+    # Writing
+
+    def pin(self, inode: InodeId) -> Pin:
+        return self._local.pin(inode)
+
+    def unpin(self, inode: InodeId) -> None:
+        self._local.unpin(inode)
+
+    def apply_local(self, changes: Sequence[Change], now_ns: int) -> None:
+        """Apply what one system call changes, atomically; it is durable after a commit."""
+        self._local.apply(changes, now_ns)
+        self._report()
+
+    def apply_remote(self, operations: Iterable[Operation], now_ns: int) -> Applied:
+        """Merge verified operations of other replicas; idempotent and in any order."""
+        applied = Applied()
+        for operation in operations:
+            outcome = self._remote.apply(operation, now_ns, self._local.last_seq)
+            setattr(applied, outcome, getattr(applied, outcome) + 1)
+        self._report()
+        return applied
+
+    def put_special(self, inode: InodeId, row: InodeRow) -> None:
+        """Add a fifo, socket or device node, which stays on this replica."""
+        self._parts.index.attach_special(inode, row)
+        self._report()
+
+    def move_special(self, inode: InodeId, links: tuple[Place, ...], now_ns: int) -> None:
+        self._parts.index.move_special(inode, links, self._parts.clock.tick(now_ns))
+        self._report()
+
+    def _report(self) -> None:
+        changes = self._parts.index.changes
+        if changes:
+            self._parts.index.changes = ChangeSet()
+            self.on_change(changes)
+
+    def tick(self, now_ns: int) -> int:
+        """A stamp for something that changes no record."""
+        return self._parts.clock.tick(now_ns)
+
+    @property
+    def last_seq(self) -> int:
+        """The highest sequence number of this replica's own operations."""
+        return self._local.last_seq
+
+    def raise_last_seq(self, seq: int) -> None:
+        """Never use numbers up to `seq`: a peer has seen them, though this store has not."""
+        self._local.last_seq = max(self._local.last_seq, seq)
+
+    # Commit
+
+    @property
+    def has_uncommitted(self) -> bool:
+        return bool(self._local.waiting) or any(table.changes for table in self.tables.all)
+
+    def freeze(self, now_ns: int) -> int:
+        """Publish what is pending and set it aside for a commit; returns its last lseq."""
+        self._local.publish(now_ns)
+        self._report()
+        self.log.note_position()
+        self.tables.meta.put(b"hlc", self._parts.clock.last.to_bytes(8, "big"))
+        for table in self.tables.all:
+            table.freeze()
+        self.chunks.uncommitted_bytes = 0
+        self._frozen_lseq = self.log.last_lseq
+        return self._frozen_lseq
+
+    def write_frozen(self) -> None:
+        """Encode, sign and commit what was frozen. Runs in a worker thread. Raises StoreError."""
+        self._engine.commit(
+            {table.name: rows for table in self.tables.all if (rows := table.encode_frozen())}
+        )
+
+    def finish(self, *, committed: bool) -> None:
+        """Let reads see the commit, or keep the changes for another try after a failure."""
+        for table in self.tables.all:
+            table.thaw(committed=committed)
+        self._engine.refresh()
+        if committed:
+            self.log.durable_lseq = self._frozen_lseq
+
+    def commit(self, now_ns: int) -> None:
+        """All three steps at once, for commands that run without an event loop."""
+        self.freeze(now_ns)
+        try:
+            self.write_frozen()
+        except StoreError:
+            self.finish(committed=False)
+            raise
+        self.finish(committed=True)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    # Peers and digests
+
+    def peer(self, replica: ReplicaId) -> PeerRow:
+        return self.tables.peer.get(replica) or PeerRow()
+
+    def put_peer(self, replica: ReplicaId, row: PeerRow) -> None:
+        self.tables.peer.put(replica, row)
+
+    def peers(self) -> dict[ReplicaId, PeerRow]:
+        return {ReplicaId(key): row for key, row in self.tables.peer.scan(b"", b"\xff" * 17)}
+
+    def members_records(self) -> dict[bytes, bytes]:
+        """The signed membership records by id."""
+        return dict(self.tables.member.scan(b"", b"\xff" * 33))
+
+    def put_member_record(self, record: bytes, raw: bytes) -> None:
+        self.tables.member.put(record, raw)
+
+    def digest(self) -> bytes:
+        """32 bytes that are equal on replicas that hold the same durable state."""
+        count, total = self.log.fingerprint(b"", END)
+        records = sorted(key for key, _ in self.tables.member.scan_durable(b"", b"\xff" * 33))
+        return blake3(count.to_bytes(8, "big") + total + b"".join(records)).digest()
+
+
+def _signing(identity: Identity) -> Callable[[Envelope], bytes]:
+    """Encode an envelope for the log, signing it first if it is our own new one."""
+
+    def encode(envelope: Envelope) -> bytes:
+        if not envelope.signature:
+            message = signed_bytes(identity.volume, envelope.id)
+            signature = identity.signer.sign(message)
+            envelope = Envelope(envelope.header, envelope.sealed, signature)
+        return _pack(envelope)
+
+    return encode
