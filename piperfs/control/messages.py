@@ -1,0 +1,74 @@
+"""What a command and a daemon say to each other: one JSON object a line.
+
+A connection carries one request. Any number of progress lines may come back, and then exactly
+one answer: a value, or an error in words for a person with the exit code of the command.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from piperfs.core.errors import ExitCode, PiperError, UserError
+
+REQUEST_BYTES_MAX: Final = 64 * 1024
+REPLY_BYTES_MAX: Final = 64 * 1024 * 1024  # a list of conflicts may be long; it is our own daemon
+
+Scalar = str | int | float | bool | None
+Arguments = dict[str, Scalar | list[str]]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Asks for one verb; its arguments are named."""
+
+    do: str
+    arguments: Arguments = {}
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line back. `error` is set, or `progress` is set, or it is the final value."""
+
+    ok: Any = None
+    error: str | None = None
+    code: int = 0
+    progress: str | None = None
+    done: int = 0
+    total: int = 0
+
+
+_requests = msgspec.json.Decoder(Request)
+_replies = msgspec.json.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """The line of a message, with its newline."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Parse a request.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        return _requests.decode(line)
+    except msgspec.MsgspecError as error:
+        raise UserError(f"this is no request of PiperFS: {error}", ExitCode.USAGE) from error
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Parse a line that a daemon sent.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        return _replies.decode(line)
+    except msgspec.MsgspecError as error:
+        raise UserError(f"the daemon answered with something else: {error}") from error
+
+
+def failure(error: PiperError) -> Reply:
+    """The reply that tells a person about an error."""
+    code = error.code if isinstance(error, UserError) else ExitCode.FAILED
+    return Reply(error=str(error), code=int(code))

@@ -1,0 +1,150 @@
+"""Where things are on this computer: state directories, control sockets, running daemons.
+
+The command line must find a daemon without importing what the daemon needs, so this module is
+plain standard library. A socket is named after the path of the state directory, not after the
+volume: one computer may hold several replicas of one volume, and each has a daemon of its own.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from piperfs.core.errors import ExitCode, UserError
+
+SPEC_PREFIXES: Final = ("piperfs#", "piperfs:")
+SOCKET_PATH_BYTES_MAX: Final = 100  # Linux allows 107; the name behind a descriptor is short
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a daemon writes down about itself, so that commands find it by its mount point."""
+
+    pid: int
+    state: str
+    mountpoint: str | None
+
+
+def state_root() -> Path:
+    """The directory below which a bare volume name is looked up."""
+    if os.geteuid() == 0 and "XDG_DATA_HOME" not in os.environ:
+        return Path("/var/lib/piperfs")
+    data_home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(data_home) / "piperfs"
+
+
+def resolve_volume(spec: str) -> Path:
+    """Turn what a person typed into the path of a state directory, which need not exist.
+
+    Raises:
+        UserError: the text is empty.
+    """
+    for prefix in SPEC_PREFIXES:
+        spec = spec.removeprefix(prefix)
+    if not spec:
+        raise UserError("the volume's name is empty; give a name or a path", ExitCode.USAGE)
+    if "/" in spec or spec in (".", ".."):
+        return Path(os.path.realpath(Path(spec).expanduser()))
+    return Path(os.path.realpath(state_root() / spec))
+
+
+def runtime_directory() -> Path:
+    """The directory of the control sockets, which need not exist."""
+    if "XDG_RUNTIME_DIR" in os.environ:
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "piperfs"
+    if os.geteuid() == 0:
+        return Path("/run/piperfs")
+    return Path(f"/tmp/piperfs-{os.geteuid()}")
+
+
+def prepare_runtime_directory() -> Path:
+    """Make the directory of the control sockets, for its owner alone.
+
+    Raises:
+        UserError: it belongs to somebody else, or others may enter it.
+    """
+    directory = runtime_directory()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = directory.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        raise UserError(
+            f"{directory} must be a directory that only you may enter (mode 0700); remove it",
+            ExitCode.REFUSED,
+        )
+    return directory
+
+
+def socket_path(state: Path) -> Path:
+    """The control socket of the daemon that runs on a state directory."""
+    return runtime_directory() / f"{_tag(state)}.sock"
+
+
+def _tag(state: Path) -> str:
+    return hashlib.blake2s(os.fsencode(os.path.realpath(state)), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for a socket that fits into an address however deep its directory is."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def connect(state: Path) -> socket.socket | None:
+    """Connect to the daemon of a state directory; None when there is none."""
+    path = socket_path(state)
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(path) as name:
+            client.connect(name)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        client.close()
+        return None
+    except OSError as error:
+        client.close()
+        raise UserError(f"{path}: {error.strerror}", ExitCode.REFUSED) from error
+    return client
+
+
+def write_running(running: Running) -> Path:
+    """Write down that a daemon runs; the returned file is removed when it ends."""
+    path = prepare_runtime_directory() / f"{_tag(Path(running.state))}.json"
+    text = {"pid": running.pid, "state": running.state, "mountpoint": running.mountpoint}
+    draft = path.with_suffix(f".{running.pid}")
+    draft.write_text(json.dumps(text))
+    draft.replace(path)
+    return path
+
+
+def find_running(state: Path) -> Running | None:
+    """The daemon that runs on a state directory, if one does."""
+    return _read_running(runtime_directory() / f"{_tag(state)}.json")
+
+
+def find_mounted(mountpoint: Path) -> Running | None:
+    """The daemon that last said it was mounted at a directory, dead or alive."""
+    wanted = os.path.abspath(mountpoint)
+    for path in sorted(runtime_directory().glob("*.json")):
+        running = _read_running(path)
+        if running is not None and running.mountpoint == wanted:
+            return running
+    return None
+
+
+def _read_running(path: Path) -> Running | None:
+    try:
+        return Running(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None

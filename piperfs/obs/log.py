@@ -1,0 +1,47 @@
+"""Structured events: one dotted name per event, facts as fields, never text glued together.
+
+A person at a terminal reads them as lines, a log file holds JSON. Names are listed with their
+meaning in the operations page. Secrets and file contents are never fields; names of files are
+not either, since a log leaves the machine more easily than a disk.
+"""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+
+def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info") -> None:
+    """Send events to a stream, by default standard error."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=(stream or sys.stderr).isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if as_json else _keep,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(part: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of one part of PiperFS; takes effect with whatever is configured when used."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=part)
+    return logger
+
+
+def _keep(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return event
