@@ -5,8 +5,8 @@ conflict name would make two replicas invent two copies of one conflict. The nam
 and no bracket, so that a conflict copy inside `.git/refs` stays a legal reference.
 """
 
-import datetime
-from collections.abc import Collection, Iterable, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -59,7 +59,8 @@ class Group(msgspec.Struct, frozen=True):
 
 def arrange(name: bytes, entries: Iterable[Entry]) -> Group:
     """Directories take the plain name together; else the newest link does; the rest lose."""
-    directories, others = [], []
+    directories: list[Entry] = []
+    others: list[Entry] = []
     for entry in entries:
         (directories if is_directory(entry.target) else others).append(entry)
     others.sort(key=lambda entry: entry.stamp, reverse=True)
@@ -101,7 +102,7 @@ def conflict_name(loser: Loser, tag_length: int) -> bytes:
 
 def _utc_day(hlc: int) -> str:
     try:
-        moment = datetime.datetime.fromtimestamp(hlc // 1_000_000_000, datetime.UTC)
+        moment = dt.datetime.fromtimestamp(hlc // 1_000_000_000, dt.UTC)
     except (OverflowError, ValueError, OSError):
         return "00000000"
     return moment.strftime("%Y%m%d")
@@ -112,23 +113,21 @@ def _cut(stem: bytes, room: int) -> bytes:
     if len(stem) <= room:
         return stem
     end = room
-    while end > 0 and stem[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a UTF-8 continuation byte
+    while end > 0 and stem[end] & 0xC0 == 0x80:
         end -= 1
     return stem[: end or room]
 
 
-def name_losers(losers: Sequence[Loser], taken: Collection[bytes]) -> dict[bytes, Loser]:
+def name_losers(losers: Sequence[Loser], is_taken: Callable[[bytes], bool]) -> dict[bytes, Loser]:
     """Give each loser of one directory a name that nothing else there has.
 
-    `taken` holds the directory's plain names. The tag grows while its name is taken.
+    `is_taken` knows the directory's plain names. The tag grows while its name is taken.
     """
     named: dict[bytes, Loser] = {}
     for loser in sorted(losers, key=lambda x: (x.name, x.link, x.hlc, x.replica, x.digest)):
-        for length in TAG_LENGTHS:
-            name = conflict_name(loser, length)
-            if name not in taken and name not in named:
-                break
-        named[name] = loser
+        choices = (conflict_name(loser, length) for length in TAG_LENGTHS)
+        free = (name for name in choices if not is_taken(name) and name not in named)
+        named[next(free, conflict_name(loser, TAG_LENGTHS[-1]))] = loser
     return named
 
 

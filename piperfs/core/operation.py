@@ -12,7 +12,7 @@ disagree between versions of an encoder. On the wire a vector omits the write's 
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 from blake3 import blake3
@@ -30,8 +30,17 @@ from piperfs.core.ids import (
     ReplicaId,
     VolumeId,
 )
-from piperfs.core.record import BODY_TYPES, AnyHead, Body, ContentBody, Head, Kind, LinkBody
-from piperfs.core.record import XattrBody, xattr_key
+from piperfs.core.record import (
+    BODY_TYPES,
+    AnyHead,
+    Body,
+    ContentBody,
+    Head,
+    Kind,
+    LinkBody,
+    XattrBody,
+    xattr_key,
+)
 
 FORMAT: Final = 1
 SIGNATURE_CONTEXT: Final = b"piperfs operation v1"
@@ -65,12 +74,13 @@ class Operation(msgspec.Struct, frozen=True):
         """The write as the record keeps it."""
         assert write.body is not None
         vector = {**write.based_on, self.replica: self.seq}
-        return Head(  # type: ignore[type-var]
-            self.replica, self.seq, write.hlc, vector, write.refs, write.body, self.id
-        )
+        head = Head(self.replica, self.seq, write.hlc, vector, write.refs, write.body, self.id)
+        return cast(AnyHead, head)
 
 
-class _HeaderWrite(msgspec.Struct, array_like=True, frozen=True):
+class HeaderWrite(msgspec.Struct, array_like=True, frozen=True):
+    """The clear part of one write; `vector` is sorted and omits the author's own entry."""
+
     kind: Kind
     key: bytes
     hlc: int
@@ -78,12 +88,14 @@ class _HeaderWrite(msgspec.Struct, array_like=True, frozen=True):
     refs: tuple[ChunkId, ...]
 
 
-class _Header(msgspec.Struct, array_like=True, frozen=True):
+class Header(msgspec.Struct, array_like=True, frozen=True):
+    """The clear part of an operation."""
+
     format: int
     replica: ReplicaId
     seq: int
     epoch: EpochId
-    writes: tuple[_HeaderWrite, ...]
+    writes: tuple[HeaderWrite, ...]
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -100,7 +112,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_header = msgspec.msgpack.Decoder(_Header).decode
+_decode_header = msgspec.msgpack.Decoder(Header).decode
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 _decode_bodies = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_body = {kind: msgspec.msgpack.Decoder(body).decode for kind, body in BODY_TYPES.items()}
@@ -116,7 +128,7 @@ def encode(
     """Encode a local operation; the signature is left empty for the caller to fill in."""
     assert 0 < len(writes) <= limits.OPERATION_WRITES_MAX
     rows = tuple(
-        _HeaderWrite(
+        HeaderWrite(
             write.kind,
             write.key,
             write.hlc,
@@ -125,7 +137,7 @@ def encode(
         )
         for write in writes
     )
-    header = _encode(_Header(FORMAT, replica, seq, epoch, rows))
+    header = _encode(Header(FORMAT, replica, seq, epoch, rows))
     sealed = seal(header, _encode([write.body for write in writes]))
     return Envelope(header, sealed, b"")
 
@@ -147,11 +159,7 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
     `unseal` None (a replica without keys) the bodies stay None.
     """
     envelope = decode_envelope(raw)
-    try:
-        header = _decode_header(envelope.header)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise PeerError(f"operation header does not decode: {error}") from error
-    _check_header(header)
+    header = _open_header(envelope)
     bodies: list[Body | None] = [None] * len(header.writes)
     if unseal is not None:
         bodies = _open_bodies(header, unseal(header.epoch, envelope.header, envelope.sealed))
@@ -162,7 +170,21 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
     return Operation(envelope.id, header.replica, header.seq, header.epoch, writes, raw)
 
 
-def _open_bodies(header: _Header, plain: bytes) -> list[Body | None]:
+def decode_header(raw: bytes) -> Header:
+    """The clear part of an operation, checked. Raises PeerError."""
+    return _open_header(decode_envelope(raw))
+
+
+def _open_header(envelope: Envelope) -> Header:
+    try:
+        header = _decode_header(envelope.header)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PeerError(f"operation header does not decode: {error}") from error
+    _check_header(header)
+    return header
+
+
+def _open_bodies(header: Header, plain: bytes) -> list[Body | None]:
     try:
         raws = _decode_bodies(plain)
         if len(raws) != len(header.writes):
@@ -183,13 +205,11 @@ def _require(condition: bool, rule: str) -> None:  # noqa: FBT001
         raise PeerError(f"operation breaks a rule: {rule}")
 
 
-def _check_header(header: _Header) -> None:
+def _check_header(header: Header) -> None:
     _require(header.format == FORMAT, f"its format is {FORMAT}")
     _require(len(header.replica) == INODE_ID_SIZE, "a replica id has 16 bytes")
     _require(0 < header.seq <= limits.SEQ_MAX, "a sequence number lies in 1..2^63-1")
-    _require(
-        0 < len(header.writes) <= limits.OPERATION_WRITES_MAX, "it holds 1 to 256 writes"
-    )
+    _require(0 < len(header.writes) <= limits.OPERATION_WRITES_MAX, "it holds 1 to 256 writes")
     seen = {(row.kind, row.key) for row in header.writes}
     _require(len(seen) == len(header.writes), "it writes each record once")
     for row in header.writes:
@@ -199,7 +219,7 @@ def _check_header(header: _Header) -> None:
         _require(all(len(ref) == CHUNK_ID_SIZE for ref in row.refs), "a chunk id has 32 bytes")
 
 
-def _check_vector(header: _Header, row: _HeaderWrite) -> None:
+def _check_vector(header: Header, row: HeaderWrite) -> None:
     _require(len(row.vector) <= limits.VECTOR_ENTRIES_MAX, "a vector has at most 4096 entries")
     replicas = [replica for replica, _ in row.vector]
     _require(replicas == sorted(set(replicas)), "a vector is sorted and names a replica once")
@@ -216,7 +236,7 @@ def check_name(name: bytes) -> None:
     _require(name not in {b".", b".."} and b"/" not in name and b"\0" not in name, "legal name")
 
 
-def _check_link(row: _HeaderWrite, body: Body) -> None:
+def _check_link(row: HeaderWrite, body: Body) -> None:
     assert isinstance(body, LinkBody)
     check_name(body.name)
     for inode in (body.parent, *(place.parent for place in body.previous)):
@@ -228,19 +248,19 @@ def _check_link(row: _HeaderWrite, body: Body) -> None:
     _require(is_directory == (body.birth is not None), "directories, and they alone, have a birth")
 
 
-def _check_content(row: _HeaderWrite, body: Body) -> None:
+def _check_content(row: HeaderWrite, body: Body) -> None:
     assert isinstance(body, ContentBody)
     _require(row.key[0] in TYPES and row.key[0] != DIRECTORY, "directories have no content")
     _require(0 <= body.size <= limits.FILE_BYTES_MAX, "a size lies in 0..2^63-1")
     _require(len(body.target) <= limits.SYMLINK_BYTES_MAX, "a symlink has at most 4095 bytes")
-    _require(0 <= body.height <= 8, "a manifest tree is at most 8 high")  # noqa: PLR2004
+    _require(0 <= body.height <= 8, "a manifest tree is at most 8 high")
     _require(0 not in body.lengths, "an extent is not empty")
     chunks = sum(1 for length in body.lengths if length > 0)
     _require(chunks == len(row.refs), "a manifest has one chunk id for each extent with data")
     _require(sum(map(abs, body.lengths)) == body.size, "a manifest's lengths add up to the size")
 
 
-def _check_xattr(row: _HeaderWrite, body: Body) -> None:
+def _check_xattr(row: HeaderWrite, body: Body) -> None:
     assert isinstance(body, XattrBody)
     _require(len(body.inode) == INODE_ID_SIZE and body.inode[0] in TYPES, "a legal inode type")
     _require(0 < len(body.name) <= limits.XATTR_NAME_BYTES_MAX, "an xattr name has 1..255 bytes")
@@ -249,12 +269,12 @@ def _check_xattr(row: _HeaderWrite, body: Body) -> None:
     _require(row.key == xattr_key(body.inode, body.name), "an xattr's key is made of its name")
 
 
-def _check_attributes(row: _HeaderWrite, body: Body) -> None:
+def _check_attributes(row: HeaderWrite, body: Body) -> None:
     del body
     _require(row.key[0] in TYPES, "a legal inode type")
 
 
-_CHECKS: Final[dict[Kind, Callable[[_HeaderWrite, Body], None]]] = {
+_CHECKS: Final[dict[Kind, Callable[[HeaderWrite, Body], None]]] = {
     Kind.LINK: _check_link,
     Kind.CONTENT: _check_content,
     Kind.ATTRIBUTES: _check_attributes,

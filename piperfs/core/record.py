@@ -127,7 +127,7 @@ class XattrBody(msgspec.Struct, array_like=True, frozen=True):
 
 
 Body: TypeAlias = LinkBody | ContentBody | AttributesBody | XattrBody
-B = TypeVar("B", LinkBody, ContentBody, AttributesBody, XattrBody)
+B = TypeVar("B", bound="Body")
 
 BODY_TYPES: dict[Kind, type[Body]] = {
     Kind.LINK: LinkBody,

@@ -60,9 +60,7 @@ def _remember(before: LinkBody, change: MoveLink) -> tuple[PreviousPlace, ...]:
     return tuple(p for p in places if p.parent != change.parent)[:PREVIOUS_PARENTS_MAX]
 
 
-def fold(
-    change: SetAttributes, body: Body, *, birth_is_open: bool
-) -> tuple[Body, SetAttributes]:
+def fold(change: SetAttributes, body: Body, *, birth_is_open: bool) -> tuple[Body, SetAttributes]:
     """Put attributes into an unpublished version; returns it and what is left to write.
 
     Mode, owner and group go into a birth that nobody knows yet; a time goes into any version of
@@ -86,7 +84,7 @@ def fold(
 
 
 def is_empty(change: SetAttributes) -> bool:
-    return change.mode is change.owner is change.group is change.mtime_ns is None
+    return (change.mode, change.owner, change.group, change.mtime_ns) == (None,) * 4
 
 
 def attributes_body(

@@ -26,8 +26,10 @@ class Cells:
     """
 
     def __init__(self, local_key: bytes, entropy: Callable[[int], bytes]) -> None:
-        assert len(local_key) == 32  # noqa: PLR2004
-        self._cipher = AESGCM(blake3(local_key, derive_key_context="piperfs store cells v1").digest())
+        assert len(local_key) == 32
+        self._cipher = AESGCM(
+            blake3(local_key, derive_key_context="piperfs store cells v1").digest()
+        )
         self._name_key = blake3(local_key, derive_key_context="piperfs store names v1").digest()
         self._digest_key = blake3(local_key, derive_key_context="piperfs store dedup v1").digest()
         self._entropy = entropy
@@ -53,3 +55,7 @@ class Cells:
     def content_hash(self, plain: bytes) -> bytes:
         """32 bytes that stand for a chunk's plaintext in the deduplication table."""
         return blake3(plain, key=self._digest_key).digest()
+
+
+def _derive(key: bytes, context: str) -> bytes:
+    return blake3(key, derive_key_context=context).digest()

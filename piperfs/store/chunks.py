@@ -20,11 +20,12 @@ class ChunkStore:
 
     def __init__(self, tables: Tables, node_children: NodeChildren) -> None:
         self._tables = tables
-        self._node_children = node_children
+        self.node_children = node_children
         self._wants: dict[ChunkId, WantRow] = {
             ChunkId(key): row for key, row in tables.want.scan(b"", b"\xff" * 33)
         }
         self._order = max((row.order for row in self._wants.values()), default=0)
+        self._noted: dict[ChunkId, int] | None = None
         self.uncommitted_bytes = 0
         self.damaged = 0
 
@@ -45,6 +46,7 @@ class ChunkStore:
 
     def put(self, chunk: ChunkId, sealed: bytes) -> None:
         """Keep a chunk; the caller has checked that the bytes match the id."""
+        self.note(chunk, 0)
         wanted = self._wants.pop(chunk, None)
         if wanted is not None:
             self._tables.want.delete(chunk)
@@ -53,7 +55,7 @@ class ChunkStore:
         self._tables.chunk.put(chunk, sealed)
         self.uncommitted_bytes += len(sealed)
         if wanted is not None and wanted.height > 0:
-            height, children = self._node_children(sealed)
+            height, children = self.node_children(sealed)
             for child in children:
                 self.want(child, height - 1)
 
@@ -65,6 +67,7 @@ class ChunkStore:
         pending = [(chunk, height)]
         while pending:
             chunk, height = pending.pop()
+            self.note(chunk, height)
             if chunk in self._wants:
                 continue
             if not self.has(chunk):
@@ -73,7 +76,7 @@ class ChunkStore:
                 self._wants[chunk] = row
                 self._tables.want.put(chunk, row)
             elif height > 0 and (sealed := self.get(chunk)) is not None:
-                level, children = self._node_children(sealed)
+                level, children = self.node_children(sealed)
                 pending.extend((child, level - 1) for child in children)
 
     def wanted(self, limit: int, skip: int = 0) -> list[ChunkId]:
@@ -96,7 +99,31 @@ class ChunkStore:
     def known_digest(self, digest: bytes) -> ChunkId | None:
         """The chunk that holds a plaintext with this keyed digest, if it is here."""
         chunk = self._tables.digest.get(digest)
-        return chunk if chunk is not None and self.has(chunk) else None
+        if chunk is None or not self.has(chunk):
+            return None
+        self.note(chunk, 0)
+        return chunk
 
     def remember_digest(self, digest: bytes, chunk: ChunkId) -> None:
         self._tables.digest.put(digest, chunk)
+
+    # Collection
+
+    def begin_noting(self) -> dict[ChunkId, int]:
+        """From now on remember which chunks become referenced; see `collector.py`."""
+        self._noted = {}
+        return self._noted
+
+    def end_noting(self) -> None:
+        self._noted = None
+
+    def note(self, chunk: ChunkId, height: int) -> None:
+        """A version refers to the chunk from now on."""
+        if self._noted is not None:
+            self._noted[chunk] = max(height, self._noted.get(chunk, 0))
+
+    def drop(self, chunk: ChunkId) -> int:
+        """Forget a chunk that nothing refers to; returns its size in bytes."""
+        sealed = self._tables.chunk.get(chunk)
+        self._tables.chunk.delete(chunk)
+        return len(sealed or b"")

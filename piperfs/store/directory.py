@@ -5,15 +5,16 @@ names of conflict copies are not stored but computed for directories that have d
 `Index.disputes` knows, so that the ordinary lookup is a single read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from piperfs.core import resolve
-from piperfs.core.ids import InodeId
+from piperfs.core.ids import InodeId, is_directory
 from piperfs.core.names import Entry, Group, Loser, arrange, copy_inode, name_losers
-from piperfs.core.record import AnyHead, ContentHead, Kind
+from piperfs.core.record import ContentHead
 from piperfs.store.index import Index
+from piperfs.store.records import Records
 from piperfs.store.rows import Place
 from piperfs.store.schema import Tables, after
 
@@ -35,16 +36,6 @@ class Found(msgspec.Struct, frozen=True):
     head: ContentHead | None = None
 
 
-class _PlainNames:
-    """The plain names of a directory, as a collection that can only be asked."""
-
-    def __init__(self, has: Callable[[bytes], bool]) -> None:
-        self._has = has
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, bytes) and self._has(name)
-
-
 class Directories:
     """The read side of the index for names."""
 
@@ -53,12 +44,12 @@ class Directories:
         tables: Tables,
         index: Index,
         root: InodeId,
-        heads: Callable[[Kind, bytes], tuple[AnyHead, ...]],
+        records: Records,
     ) -> None:
         self._tables = tables
         self._index = index
         self._root = root
-        self._heads = heads
+        self._records = records
 
     def members(self, directory: InodeId) -> tuple[InodeId, ...]:
         """All directories that act as one with `directory`, sorted; usually itself alone."""
@@ -71,8 +62,8 @@ class Directories:
             inode = row.links[0].parent
         members: tuple[InodeId, ...] = (inode,)
         for below, name in reversed(path):
-            same = {e.target for m in members for e in self._group(m, name) if e.link == e.target}
-            members = tuple(sorted(same | {below}))  # type: ignore[arg-type]
+            same = {e.target for m in members for e in self._group(m, name)}
+            members = tuple(sorted(filter(is_directory, same | {below})))
         return members
 
     def lookup(self, directory: InodeId, name: bytes) -> Found | None:
@@ -127,13 +118,10 @@ class Directories:
         """The conflict copies of one directory class by the names they are shown under."""
         losers: dict[Loser, Found] = {}
         for name in self._disputed_names(members):
-            for loser, found in self._losers(members, name):
-                losers[loser] = found
-        plain = _PlainNames(lambda name: bool(self._arranged_any(members, name)))
-        named = name_losers(list(losers), plain)  # type: ignore[arg-type]
+            losers.update(self._losers(members, name))
+        named = name_losers(list(losers), lambda name: self._arranged_any(members, name))
         return {
-            name: msgspec.structs.replace(losers[loser], name=name)
-            for name, loser in named.items()
+            name: msgspec.structs.replace(losers[loser], name=name) for name, loser in named.items()
         }
 
     def conflicts(self) -> Iterator[tuple[InodeId, bytes, Found]]:
@@ -168,9 +156,7 @@ class Directories:
         }
         return sorted(names)
 
-    def _losers(
-        self, members: tuple[InodeId, ...], name: bytes
-    ) -> Iterator[tuple[Loser, Found]]:
+    def _losers(self, members: tuple[InodeId, ...], name: bytes) -> Iterator[tuple[Loser, Found]]:
         group = self._arranged(members, name)
         for entry in group.losers:
             loser = Loser(entry.link, entry.hlc, entry.replica, name)
@@ -183,7 +169,7 @@ class Directories:
         row = self._tables.inode.get(entry.target)
         if row is None or not row.copies or row.links[0].link != entry.link:
             return
-        for head in resolve.conflict_copies(self._heads(Kind.CONTENT, entry.target)):
+        for head in resolve.conflict_copies(self._records.contents(entry.target)):
             loser = Loser(entry.link, head.hlc, head.replica, name, resolve.digest_of(head))
             inode = copy_inode(entry.target, loser)
             yield loser, Found(inode, name, copy_of=entry.target, head=head)

@@ -9,7 +9,7 @@ map turns outstanding views into crashes.
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import lmdb
 from sortedcontainers import SortedDict
@@ -60,7 +60,7 @@ class LmdbEngine:
         self._failed: str | None = None
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return self._reader.get(key, db=self._tables[table])
+        return cast(bytes | None, self._reader.get(key, db=self._tables[table]))
 
     def has(self, table: str, key: bytes) -> bool:
         with self._reader.cursor(db=self._tables[table]) as cursor:
@@ -70,7 +70,7 @@ class LmdbEngine:
         with self._reader.cursor(db=self._tables[table]) as cursor:
             if not cursor.set_range(start):
                 return
-            for key, value in cursor:
+            for key, value in cast(Iterator[tuple[bytes, bytes]], iter(cursor)):
                 if key >= end:
                     return
                 yield key, value
@@ -106,9 +106,7 @@ class LmdbEngine:
         self._env.close()
 
 
-def _write_rows(
-    transaction: lmdb.Transaction, db: object, rows: Mapping[bytes, bytes | None]
-) -> None:
+def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:
     with transaction.cursor(db=db) as cursor:
         for key in sorted(rows):
             value = rows[key]
@@ -128,7 +126,7 @@ class MemoryEngine:
         self._on_commit = on_commit
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return self.durable[table].get(key)
+        return cast(bytes | None, self.durable[table].get(key))
 
     def has(self, table: str, key: bytes) -> bool:
         return key in self.durable[table]

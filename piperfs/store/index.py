@@ -7,7 +7,7 @@ while anything alive hangs in it. Moves of directories that could close a cycle,
 recompute the pointers of all directories by the specification itself.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -15,14 +15,13 @@ from msgspec.structs import replace
 from piperfs.core import cycles, resolve
 from piperfs.core.ids import ORPHANS, InodeId, LinkId, ReplicaId, is_directory, is_symlink
 from piperfs.core.names import Entry
-from piperfs.core.record import AnyHead, Birth, ContentHead, Kind, LinkHead
+from piperfs.core.record import Birth, ContentHead, LinkHead
 from piperfs.store.cells import Cells
 from piperfs.store.changes import ChangeSet
+from piperfs.store.records import Records
 from piperfs.store.rows import InodeRow, Place, XattrsRow, XattrValue
 from piperfs.store.schema import Tables, after
 from piperfs.store.tables import Table
-
-Heads = Callable[[Kind, bytes], tuple[AnyHead, ...]]
 
 NOBODY = Birth(0o755, "", "")
 BLANK = InodeRow(0o755, "", "", ReplicaId(b""))
@@ -44,11 +43,11 @@ class Disputes:
 class Index:
     """Keeps inode rows, directory entries and conflict marks equal to the view."""
 
-    def __init__(self, tables: Tables, cells: Cells, root: InodeId, heads: Heads) -> None:
+    def __init__(self, tables: Tables, cells: Cells, root: InodeId, records: Records) -> None:
         self._tables = tables
         self._cells = cells
         self._root = root
-        self._heads = heads
+        self._records = records
         self._unsettled: list[InodeId] = []
         self.changes = ChangeSet()
         self.disputes = Disputes()
@@ -74,7 +73,7 @@ class Index:
     def refresh_xattr(self, inode: InodeId, key: bytes) -> None:
         """Take over one extended attribute from its record."""
         row = self._tables.xattrs.get(inode) or XattrsRow({}, 0)
-        heads = self._heads(Kind.XATTR, key)
+        heads = self._records.xattr(key)
         newest = max(heads, key=lambda head: head.stamp)
         values = dict(row.values)
         values.pop(newest.body.name, None)
@@ -91,7 +90,7 @@ class Index:
             known.update(place.link for place in old.links)
             known.update(old.hidden)
         links = self._links_to(inode, known)
-        contents: tuple[ContentHead, ...] = self._heads(Kind.CONTENT, inode)
+        contents = self._records.contents(inode)
         if not links and not contents:
             self._forget(inode, old)
             return
@@ -114,7 +113,7 @@ class Index:
     ) -> dict[LinkId, tuple[LinkHead, ...]]:
         found = {}
         for link in known:
-            heads: tuple[LinkHead, ...] = self._heads(Kind.LINK, link)
+            heads = self._records.links(link)
             if heads and resolve.current_link(heads).body.target == inode:
                 found[link] = heads
         return found
@@ -128,10 +127,10 @@ class Index:
         if not contents:
             return BLANK
         winner = resolve.current_content(contents)
-        attributes = self._heads(Kind.ATTRIBUTES, inode)
+        attributes = self._records.attributes(inode)
         effective = resolve.effective_attributes(winner.body.birth, attributes)
         xattrs = self._tables.xattrs.get(inode)
-        stamps = [head.hlc for head in (*contents, *attributes)]
+        stamps = [head.hlc for head in contents] + [head.hlc for head in attributes]
         stamps += [head.hlc for heads in links.values() for head in heads]
         return InodeRow(
             effective.mode,
@@ -184,8 +183,8 @@ class Index:
 
     def _refresh_directory(self, inode: InodeId) -> None:
         old = self._tables.inode.get(inode)
-        heads: tuple[LinkHead, ...] = self._heads(Kind.LINK, inode)
-        attributes = self._heads(Kind.ATTRIBUTES, inode)
+        heads = self._records.links(inode)
+        attributes = self._records.attributes(inode)
         if not heads and not attributes and inode != self._root:
             if old is not None and not old.entries:
                 self._forget(inode, old)
@@ -194,7 +193,7 @@ class Index:
         effective = resolve.effective_attributes(birth or NOBODY, attributes)
         xattrs = self._tables.xattrs.get(inode)
         base = old or BLANK
-        stamps = [head.hlc for head in (*heads, *attributes)]
+        stamps = [head.hlc for head in heads] + [head.hlc for head in attributes]
         times = effective.times
         row = replace(
             base,
@@ -218,7 +217,7 @@ class Index:
 
     def _parent_of(self, inode: InodeId) -> InodeId | None:
         """Where a directory hangs, alive or not; None for roots and unknown ones."""
-        heads: tuple[LinkHead, ...] = self._heads(Kind.LINK, inode)
+        heads = self._records.links(inode)
         if not heads or inode == self._root:
             return None
         options = cycles.places(heads)
@@ -242,7 +241,7 @@ class Index:
         """Recompute all fall-back pointers and move the directories whose pointer changed."""
         candidates = {}
         for key in self._directory_keys():
-            heads = self._heads(Kind.LINK, key)
+            heads = self._records.links(key)
             if heads and key != self._root:
                 candidates[InodeId(key)] = cycles.places(heads)
         pointers = cycles.break_cycles(candidates)
@@ -268,7 +267,7 @@ class Index:
         row = self._tables.inode.get(inode)
         if row is None or inode in (self._root, ORPHANS):
             return
-        heads: tuple[LinkHead, ...] = self._heads(Kind.LINK, inode)
+        heads = self._records.links(inode)
         place, alive = self._wanted_place(inode, heads)
         wanted = (place,) if alive or row.entries else ()
         if wanted == row.links:

@@ -8,7 +8,7 @@ asserted here, on every put.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, cast
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from piperfs.core.record import (
     AnyHead,
     Body,
     ContentBody,
+    ContentHead,
     Head,
     Kind,
     LinkBody,
@@ -49,6 +50,8 @@ from piperfs.store.oplog import OperationLog
 from piperfs.store.pending import PendingOperation, PendingOperations, PendingWrite, RecordKey
 from piperfs.store.records import Records, operations_of
 from piperfs.store.schema import Tables
+
+VERSION_AGE_NS_MIN: Final = 30 * 1_000_000_000
 
 
 class Sealing(Protocol):
@@ -92,7 +95,7 @@ class LocalWriter:
     def pin(self, inode: InodeId) -> Pin:
         """Remember the versions that a writer who opens the inode now will build on."""
         assert inode not in self._pins, "one session for each inode"
-        pin = Pin(inode, self._parts.records.heads(Kind.CONTENT, inode))
+        pin = Pin(inode, self._parts.records.contents(inode))
         self._pins[inode] = pin
         return pin
 
@@ -175,7 +178,7 @@ class LocalWriter:
         change: PutLink | MoveLink | RetargetLink | KillLink,
         hlc: int,
     ) -> list[tuple[InodeId, LinkId | None]]:
-        heads = self._parts.records.heads(Kind.LINK, change.link)
+        heads = self._parts.records.links(change.link)
         before = resolve.current_link(heads).body if heads else None
         body = bodies.link_body(change, before, hlc, self._replica)
         self._put(operation, (Kind.LINK, change.link), hlc, body)
@@ -185,20 +188,18 @@ class LocalWriter:
         return stale
 
     def _delete_content(self, operation: PendingOperation, inode: InodeId, hlc: int) -> None:
-        heads = self._parts.records.heads(Kind.CONTENT, inode)
+        heads = self._parts.records.contents(inode)
         winner = resolve.current_content(heads)
         row = self._parts.tables.inode.get(inode)
         assert row is not None
         seen = {}
         for link in (*(place.link for place in row.links), *row.hidden):
-            link_heads = self._parts.records.heads(Kind.LINK, link)
+            link_heads = self._parts.records.links(link)
             seen[link] = dict(resolve.current_link(link_heads).vector)
         body = replace(winner.body, alive=False, base=b"", replaced=False, links_seen=seen)
         self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs)
 
-    def _set_attributes(
-        self, operation: PendingOperation, change: SetAttributes, hlc: int
-    ) -> None:
+    def _set_attributes(self, operation: PendingOperation, change: SetAttributes, hlc: int) -> None:
         """Fold what can be folded into an unpublished birth; write a record for the rest."""
         birth = Kind.LINK if is_directory(change.inode) else Kind.CONTENT
         key = (birth, change.inode)
@@ -209,13 +210,13 @@ class LocalWriter:
                 self._put(operation, key, write.hlc, folded, write.refs, known=())
         if bodies.is_empty(change):
             return
-        heads = self._parts.records.heads(Kind.ATTRIBUTES, change.inode)
-        contents = self._parts.records.heads(Kind.CONTENT, change.inode)
+        heads = self._parts.records.attributes(change.inode)
+        contents = self._parts.records.contents(change.inode)
         content = resolve.current_content(contents) if contents else None
         body = bodies.attributes_body(change, heads, content, hlc, self._replica)
         self._put(operation, (Kind.ATTRIBUTES, change.inode), hlc, body)
 
-    def _put(  # noqa: PLR0913 - one write is these six things
+    def _put(
         self,
         operation: PendingOperation,
         key: RecordKey,
@@ -247,14 +248,14 @@ class LocalWriter:
         self._parts.index.note_content(inode)
         pin = self._pins.get(inode)
         if pin is not None:
-            pin.heads = (head,)  # type: ignore[assignment]
+            pin.heads = (cast(ContentHead, head),)
 
     def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
-        keep = kind is Kind.CONTENT and head.body.alive  # type: ignore[union-attr]
+        keep = is_version(kind, head, self._replica, now_ns)
         self._parts.log.release(head.operation, now_ns, keep=keep)
 
     def _finish(self, operation: PendingOperation, change: Change, hlc: int) -> None:
-        """Effects that need the inode's new row: replaced names, and births that came to nothing."""
+        """Effects that need the new row: replaced names, births that came to nothing."""
         match change:
             case PutContent(inode, body) if body.replaced:
                 row = self._parts.tables.inode.get(inode)
@@ -307,15 +308,12 @@ class LocalWriter:
             for (kind, key), write in operation.writes.items()
         )
         sealing = self._sealing
-        envelope = operations.encode(
-            self._replica, seq, sealing.epoch, writes, sealing.seal_bodies
-        )
+        envelope = operations.encode(self._replica, seq, sealing.epoch, writes, sealing.seal_bodies)
         identity = envelope.id
         for write in writes:
             vector = {**write.based_on, self._replica: seq}
-            head: AnyHead = Head(  # type: ignore[type-var]
-                self._replica, seq, write.hlc, vector, write.refs, write.body, identity
-            )
+            fields = (self._replica, seq, write.hlc, vector, write.refs, write.body, identity)
+            head = cast(AnyHead, Head(*fields))
             self._parts.records.publish(write.kind, write.key, head)
             self._advance_pin(write, head)
         self._parts.log.append(identity, envelope, len(writes))
@@ -324,9 +322,8 @@ class LocalWriter:
     def _advance_pin(self, write: Write, head: AnyHead) -> None:
         pin = self._pins.get(InodeId(write.key)) if write.kind is Kind.CONTENT else None
         if pin is not None:
-            pin.heads = tuple(  # type: ignore[assignment]
-                head if known.operation == PENDING else known for known in pin.heads
-            )
+            final = cast(ContentHead, head)
+            pin.heads = tuple(final if h.operation == PENDING else h for h in pin.heads)
 
     def _numbered(self, body: Body, seq: int) -> Body:
         """A deletion that has seen pending links is published together with them."""
@@ -337,6 +334,17 @@ class LocalWriter:
             for link, vector in body.links_seen.items()
         }
         return replace(body, links_seen=seen)
+
+
+def is_version(kind: Kind, head: AnyHead, by: ReplicaId, now_ns: int) -> bool:
+    """Tell whether a superseded head is kept as a version that people may want back.
+
+    Everything that somebody else superseded is kept; of a replica's own quick successive saves
+    (a database writes hundreds a second) those that stood for a while.
+    """
+    if kind is not Kind.CONTENT or not isinstance(head.body, ContentBody) or not head.body.alive:
+        return False
+    return head.replica != by or now_ns - head.hlc >= VERSION_AGE_NS_MIN
 
 
 def _is_in(head: AnyHead, known: Iterable[AnyHead]) -> bool:

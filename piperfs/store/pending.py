@@ -9,7 +9,7 @@ nothing. Sequence numbers are given at publication, in order; until then a write
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.record import PENDING_SEQ, AnyHead, Body, Head, Kind, XattrBody
@@ -36,9 +36,8 @@ class PendingWrite:
 
     def head(self, replica: ReplicaId) -> AnyHead:
         vector = {**self.based_on, replica: PENDING_SEQ}
-        return Head(  # type: ignore[type-var]
-            replica, PENDING_SEQ, self.hlc, vector, self.refs, self.body
-        )
+        head = Head(replica, PENDING_SEQ, self.hlc, vector, self.refs, self.body)
+        return cast(AnyHead, head)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,15 @@
 from typing import cast
 
 from piperfs.core.ids import OperationId
-from piperfs.core.record import PENDING, AnyHead, Kind
+from piperfs.core.record import (
+    PENDING,
+    AnyHead,
+    AttributesHead,
+    ContentHead,
+    Kind,
+    LinkHead,
+    XattrHead,
+)
 from piperfs.store.pending import RecordKey
 from piperfs.store.schema import Tables
 
@@ -21,6 +29,18 @@ class Records:
         if pending is not None:
             return pending
         return cast(tuple[AnyHead, ...], self._tables.records[kind].get(key) or ())
+
+    def links(self, key: bytes) -> tuple[LinkHead, ...]:
+        return cast(tuple[LinkHead, ...], self.heads(Kind.LINK, key))
+
+    def contents(self, key: bytes) -> tuple[ContentHead, ...]:
+        return cast(tuple[ContentHead, ...], self.heads(Kind.CONTENT, key))
+
+    def attributes(self, key: bytes) -> tuple[AttributesHead, ...]:
+        return cast(tuple[AttributesHead, ...], self.heads(Kind.ATTRIBUTES, key))
+
+    def xattr(self, key: bytes) -> tuple[XattrHead, ...]:
+        return cast(tuple[XattrHead, ...], self.heads(Kind.XATTR, key))
 
     def put(self, kind: Kind, key: bytes, heads: tuple[AnyHead, ...]) -> None:
         if any(head.operation == PENDING for head in heads):

@@ -10,9 +10,9 @@ from typing import cast
 from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 from piperfs.core.merge import insert
 from piperfs.core.operation import Operation, Write, decode_envelope
-from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
+from piperfs.core.record import PENDING, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.store.chunks import ChunkStore
-from piperfs.store.local import Parts
+from piperfs.store.local import Parts, is_version
 
 
 @dataclass(slots=True)
@@ -61,9 +61,11 @@ class RemoteWriter:
         if head not in merged or head in before:
             return False
         self._parts.records.put(write.kind, write.key, merged)
-        for lost in before:
-            if lost not in merged and lost.operation != PENDING:
-                released.append((lost.operation, _is_version(write.kind, lost)))
+        released.extend(
+            (lost.operation, is_version(write.kind, lost, operation.replica, write.hlc))
+            for lost in before
+            if lost not in merged and lost.operation != PENDING
+        )
         return True
 
     def _refresh(self, write: Write) -> None:
@@ -96,7 +98,3 @@ class RemoteWriter:
         if body.replaced and row is not None:
             for place in row.links:
                 self._parts.index.touch(place.parent, write.hlc)
-
-
-def _is_version(kind: Kind, head: AnyHead) -> bool:
-    return kind is Kind.CONTENT and cast(ContentBody, head.body).alive

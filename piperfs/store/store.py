@@ -7,19 +7,19 @@ thread; nothing here waits.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 from blake3 import blake3
 
 from piperfs.core.clock import HybridClock
 from piperfs.core.errors import StoreError
-from piperfs.core.ids import ChunkId, InodeId, ReplicaId, StoreId, VolumeId, root_of
+from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Envelope, Operation, signed_bytes
 from piperfs.core.record import AnyHead, ContentHead, Kind
 from piperfs.store.cells import Cells
-from piperfs.store.change import Change, Pin
+from piperfs.store.change import Change, Pin, PutContent
 from piperfs.store.changes import ChangeSet
 from piperfs.store.chunks import ChunkStore, NodeChildren
 from piperfs.store.directory import Directories, Found
@@ -74,14 +74,14 @@ class Store:
         clock = HybridClock(int.from_bytes(raw or b"", "big"))
         self.log = OperationLog(self.tables)
         self.chunks = ChunkStore(self.tables, node_children)
-        index = Index(self.tables, self._cells, self.root, self._records.heads)
-        self._directories = Directories(self.tables, index, self.root, self._records.heads)
+        index = Index(self.tables, self._cells, self.root, self._records)
+        self._directories = Directories(self.tables, index, self.root, self._records)
         parts = Parts(self.tables, self._records, index, self.log, clock)
         self._parts = parts
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         self._remote = RemoteWriter(self.replica, parts, self.chunks)
         self._frozen_lseq = 0
-        self.on_change: Callable[[ChangeSet], None] = lambda changes: None
+        self.on_change: Callable[[ChangeSet], None] = _ignore
 
     def _check_owner(self, identity: Identity) -> None:
         """A store of another volume or replica must never be mixed with this one's."""
@@ -108,7 +108,7 @@ class Store:
         return self._records.heads(kind, key)
 
     def contents(self, inode: InodeId) -> tuple[ContentHead, ...]:
-        return cast(tuple[ContentHead, ...], self._records.heads(Kind.CONTENT, inode))
+        return self._records.contents(inode)
 
     def lookup(self, directory: InodeId, name: bytes) -> Found | None:
         return self._directories.lookup(directory, name)
@@ -163,6 +163,10 @@ class Store:
 
     def apply_local(self, changes: Sequence[Change], now_ns: int) -> None:
         """Apply what one system call changes, atomically; it is durable after a commit."""
+        for change in changes:
+            if isinstance(change, PutContent):
+                for chunk in change.refs:
+                    self.chunks.note(chunk, change.body.height)
         self._local.apply(changes, now_ns)
         self._report()
 
@@ -271,6 +275,10 @@ class Store:
         count, total = self.log.fingerprint(b"", END)
         records = sorted(key for key, _ in self.tables.member.scan_durable(b"", b"\xff" * 33))
         return blake3(count.to_bytes(8, "big") + total + b"".join(records)).digest()
+
+
+def _ignore(changes: ChangeSet) -> None:
+    """Nobody holds caches."""
 
 
 def _signing(identity: Identity) -> Callable[[Envelope], bytes]:

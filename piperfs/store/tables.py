@@ -7,7 +7,7 @@ loses the overlay as a whole and never a part of it, so what remains is a prefix
 """
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 from sortedcontainers import SortedDict
@@ -59,9 +59,9 @@ class Table(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         if key in self._active:
-            return self._active[key]
+            return cast(V | None, self._active[key])
         if key in self._frozen:
-            return self._frozen[key]
+            return cast(V | None, self._frozen[key])
         raw = self._engine.get(self.name, key)
         return None if raw is None else self._codec.decode(self._prefix + key, raw)
 

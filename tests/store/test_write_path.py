@@ -1,7 +1,6 @@
 """The one write path: local changes and remote operations end in the same state."""
 
 import pytest
-from tests.support.stores import Node, TestClock, exchange, lmdb_engine
 
 from piperfs.core.record import Kind
 from piperfs.store.change import (
@@ -13,6 +12,7 @@ from piperfs.store.change import (
     SetAttributes,
     SetXattr,
 )
+from tests.support.stores import Node, TestClock, exchange, lmdb_engine
 
 
 @pytest.fixture

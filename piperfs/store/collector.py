@@ -1,0 +1,96 @@
+"""Collection of chunks that no version needs any more.
+
+Which chunks are needed is computed, not counted: marks are set from live versions, from superseded
+ones inside the retention time, and from open files; what has no mark goes. Counters would have to
+be right after every crash and merge; a mark is right by construction. Both phases run in small
+steps between requests. What becomes referenced while they run is noted by the chunk store and is
+marked too.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from piperfs.core.ids import ChunkId
+from piperfs.core.operation import decode_header
+from piperfs.core.record import Kind
+from piperfs.store.chunks import ChunkStore
+from piperfs.store.schema import Tables
+
+DAY_NS: Final = 86_400 * 1_000_000_000
+RETENTION_NS: Final = 30 * DAY_NS
+VERSIONS_MIN: Final = 10  # kept of each file however old they are
+STEP_ROWS: Final = 200
+END: Final = b"\xff" * 33
+
+
+class Collector:
+    """One collection: run `steps` to its end, a step at a time."""
+
+    def __init__(self, tables: Tables, chunks: ChunkStore) -> None:
+        self._tables = tables
+        self._chunks = chunks
+        self._marked: set[ChunkId] = set()
+        self.freed_chunks = 0
+        self.freed_bytes = 0
+
+    def steps(self, now_ns: int, in_use: Iterable[tuple[ChunkId, int]]) -> Iterator[None]:
+        """Mark, then sweep. `in_use` are chunk ids and heights that open files refer to."""
+        noted = self._chunks.begin_noting()
+        try:
+            for chunk, height in in_use:
+                self._mark(chunk, height)
+            yield from self._mark_live(now_ns)
+            yield from self._mark_history(now_ns)
+            yield from self._sweep(noted)
+        finally:
+            self._chunks.end_noting()
+
+    def _mark(self, chunk: ChunkId, height: int) -> None:
+        pending = [(chunk, height)]
+        while pending:
+            chunk, height = pending.pop()
+            if chunk in self._marked:
+                continue
+            self._marked.add(chunk)
+            if height > 0 and (node := self._chunks.get(chunk)) is not None:
+                level, children = self._chunks.node_children(node)
+                pending.extend((child, level - 1) for child in children)
+
+    def _mark_live(self, now_ns: int) -> Iterator[None]:
+        """Versions that are heads. A deletion holds its last version for the retention time."""
+        for index, (_, heads) in enumerate(self._tables.content.scan(b"", END)):
+            for head in heads:
+                if head.body.alive or head.hlc > now_ns - RETENTION_NS:
+                    for chunk in head.refs:
+                        self._mark(chunk, head.body.height)
+            if index % STEP_ROWS == 0:
+                yield
+
+    def _mark_history(self, now_ns: int) -> Iterator[None]:
+        """Superseded versions, newest first; drops those that are old and have many younger."""
+        versions: Counter[bytes] = Counter()
+        rows = list(self._tables.history.scan(b"", b"\xff" * 41))
+        for index, (key, row) in enumerate(reversed(rows)):
+            writes = [w for w in decode_header(row.envelope).writes if w.kind is Kind.CONTENT]
+            versions.update(write.key for write in writes)
+            recent = row.superseded_ns > now_ns - RETENTION_NS
+            if recent or any(versions[write.key] <= VERSIONS_MIN for write in writes):
+                for write in writes:
+                    for chunk in write.refs:
+                        self._mark(chunk, 1)
+            else:
+                self._tables.history.delete(key)
+            if index % STEP_ROWS == 0:
+                yield
+
+    def _sweep(self, noted: dict[ChunkId, int]) -> Iterator[None]:
+        for index, (key, _) in enumerate(self._tables.chunk.scan_durable(b"", END)):
+            if index % STEP_ROWS == 0:
+                for chunk, height in list(noted.items()):
+                    self._mark(chunk, height)
+                yield
+            chunk = ChunkId(key)
+            if chunk not in self._marked and chunk not in noted:
+                self.freed_bytes += self._chunks.drop(chunk)
+                self.freed_chunks += 1
