@@ -57,15 +57,15 @@ class OperationLog:
         """One write of the operation is no head any more; the last one takes it out."""
         row = self._tables.operation.get(operation)
         assert row is not None, "a head's operation is live"
-        if row.live > 1:
-            self._tables.operation.put(operation, OperationRow(row.lseq, row.live - 1))
-            return
         key = lseq_key(row.lseq)
         if keep:
             envelope = self._tables.envelope.get(key)
             assert envelope is not None
             raw = _pack_envelope(envelope)
             self._tables.history.put(lseq_key(now_ns) + operation, HistoryRow(raw, now_ns))
+        if row.live > 1:
+            self._tables.operation.put(operation, OperationRow(row.lseq, row.live - 1))
+            return
         self._tables.operation.delete(operation)
         self._tables.envelope.delete(key)
         self._add(operation, -1)

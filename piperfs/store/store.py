@@ -270,6 +270,16 @@ class Store:
     def put_member_record(self, record: bytes, raw: bytes) -> None:
         self.tables.member.put(record, raw)
 
+    # Checking
+
+    def keys(self, table: str) -> list[bytes]:
+        """All durable keys of a table, without opening a value."""
+        return [key for key, _ in self._engine.scan(table, b"", b"\xff" * 64)]
+
+    def raw_value(self, table: str, key: bytes) -> bytes | None:
+        """A durable value as it lies on the disk."""
+        return self._engine.get(table, key)
+
     def digest(self) -> bytes:
         """32 bytes that are equal on replicas that hold the same durable state."""
         count, total = self.log.fingerprint(b"", END)

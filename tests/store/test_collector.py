@@ -1,0 +1,83 @@
+"""Collection frees what no version needs, and never what one does."""
+
+import pytest
+from blake3 import blake3
+
+from piperfs.core.ids import ChunkId
+from piperfs.core.record import ContentBody
+from piperfs.store.change import DeleteContent, PutContent
+from piperfs.store.collector import DAY_NS, VERSIONS_MIN, Collector
+from tests.support.stores import SECOND, Node
+
+
+@pytest.fixture
+def node():
+    return Node("alpha")
+
+
+def save(node, file, data):
+    chunk = ChunkId(blake3(data).digest())
+    node.store.chunks.put(chunk, data)
+    body = ContentBody(True, len(data), node.clock(), node.birth(), lengths=(len(data),))
+    node.apply(PutContent(file, body, (chunk,)))
+    node.commit()
+    return chunk
+
+
+def collect(node, in_use=()):
+    collector = Collector(node.store.tables, node.store.chunks)
+    list(collector.steps(node.clock(), in_use))
+    node.commit()
+    return collector
+
+
+def test_current_and_open_chunks_stay(node):
+    file = node.create(node.root, b"f")
+    current = save(node, file, b"current")
+    loose, held = (ChunkId(blake3(data).digest()) for data in (b"loose", b"held"))
+    node.store.chunks.put(loose, b"loose")
+    node.store.chunks.put(held, b"held")
+    node.commit()
+    collector = collect(node, in_use=[(held, 0)])
+    assert node.store.chunks.has(current)
+    assert node.store.chunks.has(held)
+    assert not node.store.chunks.has(loose)
+    assert (collector.freed_chunks, collector.freed_bytes) == (1, 5)
+
+
+def test_superseded_versions_stay_for_the_retention_time(node):
+    file = node.create(node.root, b"f")
+    versions = []
+    for n in range(VERSIONS_MIN + 3):
+        node.clock.ns += 60 * SECOND
+        versions.append(save(node, file, b"version %d" % n))
+    collect(node)
+    assert all(map(node.store.chunks.has, versions))
+    node.clock.ns += 40 * DAY_NS
+    collect(node)
+    present = [node.store.chunks.has(chunk) for chunk in versions]
+    assert present == [False, False] + [True] * (VERSIONS_MIN + 1)
+
+
+def test_a_deleted_file_is_kept_for_the_retention_time(node):
+    file = node.create(node.root, b"f")
+    chunk = save(node, file, b"deleted")
+    node.apply(DeleteContent(file))
+    node.commit()
+    collect(node)
+    assert node.store.chunks.has(chunk)
+    node.clock.ns += 40 * DAY_NS
+    collect(node)
+    assert not node.store.chunks.has(chunk)
+
+
+def test_a_chunk_referenced_while_collecting_stays(node):
+    loose = ChunkId(blake3(b"loose").digest())
+    node.store.chunks.put(loose, b"loose")
+    node.store.chunks.remember_digest(b"digest" * 5 + b"!!", loose)
+    node.commit()
+    steps = Collector(node.store.tables, node.store.chunks).steps(node.clock(), ())
+    next(steps)
+    assert node.store.chunks.known_digest(b"digest" * 5 + b"!!") == loose
+    list(steps)
+    assert node.store.chunks.has(loose)
