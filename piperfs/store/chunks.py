@@ -41,6 +41,18 @@ class ChunkStore:
         self.want(chunk, 0)
         return None
 
+    def get_anywhere(self, chunk: ChunkId) -> bytes | None:
+        """Like `get`, from any thread; leaves it to others to note damage."""
+        sealed = self._tables.chunk.get_anywhere(chunk)
+        return sealed if sealed is not None and blake3(sealed).digest() == chunk else None
+
+    def digest_anywhere(self, digest: bytes) -> ChunkId | None:
+        """The chunk that should hold this plaintext, asked from any thread.
+
+        The answer may be out of date: check with `has` on the loop thread before relying on it.
+        """
+        return self._tables.digest.get_anywhere(digest)
+
     def has(self, chunk: ChunkId) -> bool:
         return self._tables.chunk.has(chunk)
 

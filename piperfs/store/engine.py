@@ -27,6 +27,9 @@ class Engine(Protocol):
 
     def get(self, table: str, key: bytes) -> bytes | None: ...
 
+    def get_anywhere(self, table: str, key: bytes) -> bytes | None:
+        """Like `get`, from any thread, out of the newest commit."""
+
     def has(self, table: str, key: bytes) -> bool: ...
 
     def scan(self, table: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -61,6 +64,10 @@ class LmdbEngine:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return cast(bytes | None, self._reader.get(key, db=self._tables[table]))
+
+    def get_anywhere(self, table: str, key: bytes) -> bytes | None:
+        with self._env.begin() as transaction:
+            return cast(bytes | None, transaction.get(key, db=self._tables[table]))
 
     def has(self, table: str, key: bytes) -> bool:
         with self._reader.cursor(db=self._tables[table]) as cursor:
@@ -127,6 +134,9 @@ class MemoryEngine:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return cast(bytes | None, self.durable[table].get(key))
+
+    def get_anywhere(self, table: str, key: bytes) -> bytes | None:
+        return self.get(table, key)
 
     def has(self, table: str, key: bytes) -> bool:
         return key in self.durable[table]

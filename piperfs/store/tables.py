@@ -65,6 +65,18 @@ class Table(Generic[V]):
         raw = self._engine.get(self.name, key)
         return None if raw is None else self._codec.decode(self._prefix + key, raw)
 
+    def get_anywhere(self, key: bytes) -> V | None:
+        """Like `get`, from any thread.
+
+        A row moves from the active overlay to the frozen one and then to the engine, and is looked
+        for in that order, so it cannot be missed on the way.
+        """
+        for overlay in (self._active, self._frozen):
+            if key in overlay:
+                return cast(V | None, overlay[key])
+        raw = self._engine.get_anywhere(self.name, key)
+        return None if raw is None else self._codec.decode(self._prefix + key, raw)
+
     def has(self, key: bytes) -> bool:
         for overlay in (self._active, self._frozen):
             if key in overlay:
