@@ -1,0 +1,46 @@
+"""Commands that wait or mend: sync, fsck.
+
+Both may take long, so both show progress on a terminal, can be interrupted at any moment, and
+say by their exit code whether what was asked for is now true.
+"""
+
+import sys
+
+import click
+
+from piperfs.cli import output
+from piperfs.cli.reach import ask
+from piperfs.cli.volume import as_json
+from piperfs.core.errors import ExitCode
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--copies", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--timeout", type=click.FloatRange(0), help="Give up after so many seconds.")
+@as_json
+def sync(volume: str, copies: int, timeout: float | None, as_json: bool) -> None:
+    """Wait until other computers durably hold what this one has."""
+    held = ask(volume, "sync", {"copies": copies, "timeout_s": timeout})
+    if as_json:
+        output.as_json(held)
+    else:
+        output.line(f"Held by {', '.join(held['holders'])}")
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--repair", is_flag=True, help="Mend what can be mended, from peers first.")
+@as_json
+def fsck(volume: str, repair: bool, as_json: bool) -> None:
+    """Check the store against its own hashes and rules; changes nothing by itself."""
+    findings = ask(volume, "fsck", {"repair": repair})
+    if as_json:
+        output.as_json(findings)
+    for finding in [] if as_json else findings:
+        mended = " (repaired)" if finding["repaired"] else ""
+        output.line(f"{finding['kind']}: {finding['what']}{mended}")
+    if not findings and not as_json:
+        output.line("No findings.")
+    if any(not finding["repaired"] for finding in findings):
+        sys.exit(ExitCode.FAILED)

@@ -1,0 +1,149 @@
+"""Commands that start and stop daemons: mount, umount, serve.
+
+`mount` comes back when the files can be used, and `umount` when everything is on the disk and
+the daemon has ended: the two moments that scripts and shutdowns depend on.
+"""
+
+import os
+import select
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from piperfs.cli import output, spawn
+from piperfs.control import client, places
+from piperfs.core.errors import ExitCode, UserError
+
+FLAGS = (
+    ("listen", "HOST:PORT", "Where other computers reach this one."),
+    ("peer", "HOST:PORT", "A computer to connect to; may be repeated."),
+    ("discovery", "on|off", "Find members on the local network [on]."),
+    ("cache", "SIZE", "Keep at most this much content here [everything]."),
+    ("metrics", "PORT", "Serve Prometheus metrics on this loopback port."),
+    ("deadline", "SECONDS", "How long a read waits for absent content [30]."),
+    ("driver", "NAME", "Kernel binding: kernel or pyfuse3."),
+)
+
+
+def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that `mount` and `serve` share; they arrive as words of `-o`."""
+    for name, metavar, text in reversed(FLAGS):
+        command = click.option(f"--{name}", metavar=metavar, multiple=True, help=text)(command)
+    return click.option("-o", "words", multiple=True, metavar="OPTS", help="Mount options.")(
+        command
+    )
+
+
+def _joined(words: tuple[str, ...], flags: dict[str, tuple[str, ...]]) -> str:
+    given = (f"{name}={value}" for name, values in flags.items() for value in values)
+    return ",".join((*words, *given))
+
+
+@click.command()
+@click.argument("volume")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@daemon_options
+@click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
+def mount(
+    volume: str, mountpoint: Path, words: tuple[str, ...], foreground: bool, **flags: Any
+) -> None:
+    """Mount a volume at a directory; returns when it is usable."""
+    start_mount(volume, mountpoint, _joined(words, flags), foreground=foreground)
+
+
+def start_mount(
+    volume: str, mountpoint: Path, options: str, *, foreground: bool = False, sloppy: bool = False
+) -> None:
+    """Start a daemon that mounts a volume, unless it is mounted there already.
+
+    Raises:
+        UserError: it could not be mounted.
+    """
+    state, target = places.resolve_volume(volume), _canonical(mountpoint)
+    if _is_mounted_there(state, target):
+        output.note(f"{target}: already mounted")
+        return
+    arguments = ["mount", str(state), str(target), "-o", options]
+    arguments += ["--sloppy"] if sloppy else []
+    if foreground:
+        spawn.run_in_front(*arguments)
+    spawn.start_detached(*arguments)
+
+
+def _is_mounted_there(state: Path, target: Path) -> bool:
+    running = places.find_running(state)
+    if running is None or running.mountpoint != str(target):
+        return False
+    connection = places.connect(state)
+    if connection is None:
+        return False
+    connection.close()
+    return str(target) in mounted_directories()
+
+
+def _canonical(directory: Path) -> Path:
+    """An absolute path found without looking at the directory itself, which may be a dead mount."""
+    absolute = Path(os.path.abspath(directory))
+    return Path(os.path.realpath(absolute.parent)) / absolute.name
+
+
+def mounted_directories() -> set[str]:
+    """Where file systems of PiperFS are mounted, dead ones included."""
+    found = set()
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields, _, tail = line.partition(b" - ")
+        kind, source = tail.split(b" ")[:2]
+        if kind.startswith(b"fuse") and (b"piperfs" in kind or source.startswith(b"piperfs")):
+            raw = fields.split(b" ")[4]
+            found.add(os.fsdecode(raw.decode("unicode_escape").encode("latin-1")))
+    return found
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+def umount(mountpoint: Path) -> None:
+    """Unmount a directory; returns when everything is on the disk."""
+    target = _canonical(mountpoint)
+    running = places.find_mounted(target)
+    if str(target) not in mounted_directories():
+        raise UserError(f"{target}: no volume is mounted here", ExitCode.NOT_FOUND)
+    process = _watch(running) if running else None
+    connection = places.connect(Path(running.state)) if running else None
+    if connection is not None:
+        with output.progress() as show:
+            client.call(connection, "flush", {}, show)
+    _detach(target)
+    if process is not None:
+        select.select([process], [], [])
+        os.close(process)
+
+
+def _watch(running: places.Running) -> int | None:
+    try:
+        return os.pidfd_open(running.pid)
+    except ProcessLookupError:
+        return None
+
+
+def _detach(target: Path) -> None:
+    root = os.geteuid() == 0
+    command = ["umount", "-i", "-c"] if root else ["fusermount3", "-u"]
+    done = subprocess.run([*command, str(target)], capture_output=True, check=False, text=True)
+    if done.returncode != 0:
+        reason = done.stderr.strip().rpartition(": ")[2] or "cannot unmount it"
+        raise UserError(f"{target}: {reason}; close what uses it and try again")
+
+
+@click.command()
+@click.argument("volume")
+@daemon_options
+@click.option("-d", "--detach", is_flag=True, help="Return when it serves, and go on behind.")
+def serve(volume: str, words: tuple[str, ...], detach: bool, **flags: Any) -> None:
+    """Run a replica without a mount."""
+    arguments = ("serve", str(places.resolve_volume(volume)), "-o", _joined(words, flags))
+    if not detach:
+        spawn.run_in_front(*arguments)
+    spawn.start_detached(*arguments)

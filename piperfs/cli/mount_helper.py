@@ -1,0 +1,63 @@
+"""mount.piperfs: what mount(8), fstab and systemd run for `-t piperfs`.
+
+mount(8) finds it by its name and passes SPEC DIR and its own flags, most of which are of no
+concern to a file system that registers no entry of its own. Exit codes are mount(8)'s: 1 for a
+wrong call, 32 for a mount that failed.
+"""
+
+import ctypes
+import getopt
+import os
+import sys
+from pathlib import Path
+
+from piperfs.cli import output
+from piperfs.cli.mount import start_mount
+from piperfs.core.errors import ExitCode, UserError
+
+MOUNT_USAGE = 1
+MOUNT_FAILED = 32
+CLONE_NEWNS = 0x00020000
+USAGE = "usage: mount.piperfs VOLUME DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]"
+
+
+def main() -> None:
+    """Run the helper with the arguments of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Mount as asked; returns the exit code."""
+    try:
+        flags, (spec, directory) = getopt.gnu_getopt(arguments, "sfnvwrN:o:t:")
+    except (getopt.GetoptError, ValueError):
+        output.error(USAGE)
+        return MOUNT_USAGE
+    given = {flag for flag, _ in flags}
+    if "-f" in given:  # mount(8)'s "fake": everything but the mount itself
+        return 0
+    options = [value for flag, value in flags if flag == "-o"]
+    options += ["ro"] if "-r" in given else []
+    try:
+        for namespace in (value for flag, value in flags if flag == "-N"):
+            _enter(namespace)
+        start_mount(spec, Path(directory), ",".join(options), sloppy="-s" in given)
+    except UserError as error:
+        output.error(str(error))
+        return MOUNT_USAGE if error.code is ExitCode.USAGE else MOUNT_FAILED
+    return 0
+
+
+def _enter(namespace: str) -> None:
+    """Enter another mount namespace, given as a path or a process id."""
+    path = f"/proc/{namespace}/ns/mnt" if namespace.isdigit() else namespace
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", ExitCode.NOT_FOUND) from error
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, CLONE_NEWNS) != 0:
+            raise UserError(f"{path}: {os.strerror(ctypes.get_errno())}", ExitCode.REFUSED)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""One way to ask anything of a volume, whether its daemon runs or not.
+
+A running daemon answers over its socket. Without one, a daemon is started for this one request;
+it holds the volume's lock meanwhile, so the two can never both be at work.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from piperfs.cli import output, spawn
+from piperfs.control import client, places
+from piperfs.control.messages import Arguments
+from piperfs.core.errors import ExitCode, UserError
+
+
+def ask(volume: str, do: str, arguments: Arguments | None = None) -> Any:
+    """Ask for a verb and return its answer, showing progress on a terminal.
+
+    Raises:
+        UserError: what went wrong, for a person.
+    """
+    state = places.resolve_volume(volume)
+    with output.progress() as show:
+        connection = places.connect(state)
+        if connection is not None:
+            return client.call(connection, do, arguments or {}, show)
+        return ask_offline(state, do, arguments or {}, show)
+
+
+def ask_offline(
+    state: Path, do: str, arguments: Arguments, show: client.Show = client.ignore_progress
+) -> Any:
+    """Ask a daemon that is started for this request alone."""
+    connection, child = spawn.start_offline(state)
+    try:
+        return client.call(connection, do, arguments, show)
+    finally:
+        connection.close()
+        child.wait()  # it releases the lock of the volume at its very end
+
+
+def ask_running(volume: str, do: str, arguments: Arguments | None = None) -> Any:
+    """Ask a daemon that must be running already.
+
+    Raises:
+        UserError: none runs, or it says what went wrong.
+    """
+    connection = places.connect(places.resolve_volume(volume))
+    if connection is None:
+        raise UserError(f"no daemon runs for {volume}; mount or serve it", ExitCode.NOT_FOUND)
+    with output.progress() as show:
+        return client.call(connection, do, arguments or {}, show)

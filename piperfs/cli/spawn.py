@@ -1,0 +1,95 @@
+"""Starts daemons as processes of their own, and learns from them whether they could start.
+
+The command line and the daemon share no imports, only a command and a line of JSON. That keeps
+`piperfs --help` instant, and it makes the short-lived daemon behind a command on a volume that
+is not mounted the same thing as the long-lived one behind a mount.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import piperfs
+from piperfs.control.messages import decode_reply
+from piperfs.core.errors import ExitCode, UserError
+
+
+def _command(*arguments: str) -> list[str]:
+    # -P: a folder named like a library, wherever the user happens to be, is not imported.
+    return [sys.executable, "-P", "-m", "piperfs.daemon", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    home = str(Path(next(iter(piperfs.__path__))).parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((home, os.environ.get("PYTHONPATH", "")))}
+
+
+def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a daemon that answers one request and ends; for a volume that nobody has open."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = subprocess.Popen(
+            _command("offline", str(state), "--control-fd", str(theirs.fileno())),
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    return ours, child
+
+
+def run_in_front(*arguments: str) -> NoReturn:
+    """Become the daemon; it logs to the terminal and ends with it."""
+    os.execve(sys.executable, _command(*arguments), _environment())
+
+
+def start_detached(*arguments: str) -> str:
+    """Start a daemon that survives this terminal; returns once it is usable.
+
+    Returns:
+        What it says about being usable.
+
+    Raises:
+        UserError: it could not start, with its own words and code.
+    """
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as ready:
+        try:
+            child = subprocess.Popen(
+                _command(*arguments, "--ready-fd", str(writer)),
+                pass_fds=(writer,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until the daemon turns to its log
+                start_new_session=True,
+                env=_environment(),
+            )
+        finally:
+            os.close(writer)
+        return _wait_until_ready(child, ready.readline)
+
+
+def _wait_until_ready(child: subprocess.Popen[bytes], read: Callable[[], bytes]) -> str:
+    try:
+        line = read()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise
+    if not line:
+        raise UserError(f"the daemon did not start: {_last_words(child)}")
+    reply = decode_reply(line)
+    if reply.error is not None:
+        child.wait()
+        raise UserError(reply.error, ExitCode(reply.code))
+    return str(reply.ok)
+
+
+def _last_words(child: subprocess.Popen[bytes]) -> str:
+    _, errors = child.communicate()
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended with code {child.returncode}"

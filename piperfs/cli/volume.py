@@ -1,0 +1,104 @@
+"""Commands that make volumes and let computers into them: init, invite, join, remove-member.
+
+A ticket is a secret until it is spent, so `join` reads it from standard input when asked to and
+nothing here ever repeats it.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from piperfs.cli import output
+from piperfs.cli.reach import ask, ask_offline
+from piperfs.control.places import resolve_volume
+
+ROLES = ("admin", "writer", "reader", "store")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+member_name = click.option(
+    "--member", default="", help="What to call this computer [its host name]."
+)
+
+
+class Duration(click.ParamType[int]):
+    """A length of time such as 90s, 15m, 24h or 7d, in seconds."""
+
+    name = "duration"
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - never changed
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        number, unit = value[:-1], value[-1:]
+        if not number.isascii() or not number.isdigit() or unit not in self.units:
+            self.fail(f"'{value}': expected a duration such as 15m, 24h or 7d", param, ctx)
+        return int(number) * self.units[unit]
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--name", "label", default="", help="Label of the volume [the last part of VOLUME].")
+@member_name
+@as_json
+def init(volume: str, label: str, member: str, as_json: bool) -> None:
+    """Create a volume; this computer is its first admin."""
+    state = resolve_volume(volume)
+    made = ask_offline(state, "init", {"label": label or state.name, "member": member})
+    if as_json:
+        output.as_json(made)
+        return
+    output.line(f"Created volume {made['label']} ({made['volume'][:16]}) in {state}")
+    _say_protection(made)
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--role", type=click.Choice(ROLES), default="writer", show_default=True)
+@click.option("--expires", type=Duration(), default="24h", show_default=True)
+@as_json
+def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
+    """Print a ticket that lets one more computer in, once."""
+    made = ask(volume, "invite", {"role": role, "expires_s": expires})
+    if as_json:
+        output.as_json(made)
+    else:
+        output.line(made["ticket"])
+
+
+@click.command()
+@click.argument("volume")
+@click.argument("ticket")
+@member_name
+@as_json
+def join(volume: str, ticket: str, member: str, as_json: bool) -> None:
+    """Make this computer a member, with a TICKET, or - to read it from standard input."""
+    if ticket == "-":
+        ticket = sys.stdin.readline(64 * 1024)
+    state = resolve_volume(volume)
+    with output.progress(wanted=not as_json) as show:
+        made = ask_offline(state, "join", {"ticket": ticket.strip(), "member": member}, show)
+    if as_json:
+        output.as_json(made)
+        return
+    output.line(f"Joined volume {made['label']} ({made['volume'][:16]}) as {made['role']}")
+    if made.get("check_words"):
+        output.line(f"Check words, the same on the inviting computer: {made['check_words']}")
+    _say_protection(made)
+
+
+def _say_protection(made: dict[str, Any]) -> None:
+    if made.get("key_protection", "none") == "none":
+        output.note("This computer's key is protected by file permissions alone.")
+
+
+@click.command(name="remove-member")
+@click.argument("volume")
+@click.argument("member")
+@as_json
+def remove_member(volume: str, member: str, as_json: bool) -> None:
+    """Take a member's rights away, by its name or the start of its id."""
+    removed = ask(volume, "remove-member", {"member": member})
+    if as_json:
+        output.as_json(removed)
+    else:
+        output.line(f"Removed {removed['name']} ({removed['replica'][:12]})")

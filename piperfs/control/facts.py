@@ -1,0 +1,94 @@
+"""What a daemon tells about itself: the shapes behind `status`, `peers`, `members`, `conflicts`.
+
+The `--json` output of these commands is exactly these structures, so they only ever grow. Names
+of files are text here: bytes that are not UTF-8 are written as backslash escapes.
+"""
+
+import msgspec
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Parent of all of them: immutable, fields by name."""
+
+
+class PeerFacts(Facts, frozen=True, kw_only=True):
+    """Another member, as this replica sees it."""
+
+    replica: str
+    name: str
+    state: str  # connected, connecting, waiting, refused, never met
+    address: str | None = None
+    direction: str | None = None  # in, out
+    rtt_ms: float | None = None
+    last_contact_s: float | None = None  # how long ago
+    behind: int | None = None  # operations of ours that it does not durably hold
+    ahead: int | None = None  # operations of its that we do not hold
+    waits_for: str | None = None  # the one reason why it is not in sync
+
+
+class MemberFacts(Facts, frozen=True, kw_only=True):
+    """A device that was admitted, present or removed."""
+
+    replica: str
+    name: str
+    role: str
+    joined: str  # ISO 8601
+    here: bool = False  # it is this replica
+    removed: bool = False
+
+
+class ConflictFacts(Facts, frozen=True, kw_only=True):
+    """One version that stands beside another."""
+
+    path: str  # the name both versions wanted
+    copy: str  # the name under which this one is shown
+    author: str
+    when: str  # ISO 8601
+
+
+class Finding(Facts, frozen=True, kw_only=True):
+    """One thing that fsck noticed."""
+
+    kind: str
+    what: str
+    repaired: bool = False
+
+
+class Waiting(Facts, frozen=True, kw_only=True):
+    """Something that is not in sync, and what it waits for."""
+
+    what: str
+    reason: str
+    on: str | None = None
+
+
+class StoreFacts(Facts, frozen=True, kw_only=True):
+    """The local store in numbers."""
+
+    operations: int = 0
+    not_yet_durable: int = 0
+    chunks_wanted: int = 0
+    bytes_used: int = 0
+    bytes_free: int = 0
+
+
+class Status(Facts, frozen=True, kw_only=True):
+    """The answer of `status`."""
+
+    volume: str
+    label: str
+    replica: str
+    name: str
+    role: str
+    state: str  # path of the state directory
+    pid: int | None = None  # None: no daemon runs
+    mountpoint: str | None = None
+    listening: list[str] = []
+    digest: str = ""
+    in_sync: bool | None = None  # None: nobody to compare with
+    waiting: list[Waiting] = []
+    peers: list[PeerFacts] = []
+    conflicts: int = 0
+    key_protection: str = "none"
+    store: StoreFacts = StoreFacts()
+    health: dict[str, str] = {}  # checks that are not well, with the reason

@@ -1,0 +1,203 @@
+"""The options of `mount` and `serve`, as one typed value parsed from one text.
+
+`-o` on the command line, the fourth field of fstab and the flags of `serve` all arrive here, so
+a word means the same wherever it is written. mount(8) and systemd pass generic words as well:
+those that the kernel honours are passed on, those that only mount(8) itself reads are dropped.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from piperfs.core.errors import ExitCode, UserError
+from piperfs.core.limits import KIB, MIB
+
+Driver = Literal["kernel", "pyfuse3"]
+DRIVERS: Final[tuple[Driver, ...]] = ("kernel", "pyfuse3")
+GIB: Final = 1024 * MIB
+UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A place to listen at or to dial."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that can be chosen when a volume is mounted or served."""
+
+    listen: Address = Address("", 0)  # all interfaces, a port that the kernel picks
+    peers: tuple[Address, ...] = ()
+    discovery: bool = True
+    read_only: bool = False
+    allow_other: bool = False
+    cache_bytes: int | None = None  # None: keep every chunk
+    metrics_port: int | None = None  # None: no HTTP
+    driver: Driver | None = None  # None: the best that works here
+    deadline_s: float = 30.0  # how long a read may wait for an absent chunk
+    kernel: tuple[str, ...] = ("nosuid", "nodev")  # passed to mount(2)
+
+
+Setter = Callable[[Options, str], Options]
+
+KERNEL_WORDS: Final = frozenset({
+    "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "sync",
+    "dirsync", "nosymfollow",
+})  # fmt: skip
+IGNORED_WORDS: Final = frozenset({
+    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "async", "exec", "group", "owner",
+    "nouser", "loud", "silent", "lazytime", "nolazytime", "norelatime", "nostrictatime", "atime",
+    "diratime", "default_permissions", "symfollow",
+})  # fmt: skip
+IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "fscontext=", "subtype=", "fsname=")
+USER_WORDS: Final = frozenset({"user", "users"})
+
+
+def parse_options(text: str) -> Options:
+    """Read a comma-separated list of options; later words win over earlier ones.
+
+    Raises:
+        UserError: a word is unknown or its value makes no sense; the error names it.
+    """
+    options = Options()
+    for word in filter(None, text.split(",")):
+        options = _apply(options, word)
+    return options
+
+
+def _apply(options: Options, word: str) -> Options:
+    name, equals, value = word.partition("=")
+    if equals and name in VALUED:
+        try:
+            return VALUED[name](options, value)
+        except ValueError as error:
+            raise UserError(f"option '{word}': {error}", ExitCode.USAGE) from error
+    if name in VALUED:
+        raise UserError(f"option '{name}' needs a value: {name}=…", ExitCode.USAGE)
+    if word in FLAGS:
+        return FLAGS[word](options)
+    if word in KERNEL_WORDS:
+        return _with_kernel(options, word)
+    if word in USER_WORDS:
+        return _with_kernel(options, "noexec", "nosuid", "nodev")
+    if word in IGNORED_WORDS or word.startswith(IGNORED_PREFIXES):
+        return options
+    raise UserError(_unknown(name), ExitCode.USAGE)
+
+
+def _unknown(name: str) -> str:
+    known = [*VALUED, *FLAGS, *KERNEL_WORDS, *IGNORED_WORDS, *USER_WORDS]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "piperfs(1) lists them"
+    return f"unknown option '{name}'; {hint}"
+
+
+def _with_kernel(options: Options, *words: str) -> Options:
+    return replace(options, kernel=tuple(dict.fromkeys((*options.kernel, *words))))
+
+
+def _without_kernel(options: Options, word: str) -> Options:
+    return replace(options, kernel=tuple(kept for kept in options.kernel if kept != word))
+
+
+FLAGS: Final[dict[str, Callable[[Options], Options]]] = {
+    "ro": lambda options: replace(options, read_only=True),
+    "allow_other": lambda options: replace(options, allow_other=True),
+    "suid": lambda options: _without_kernel(options, "nosuid"),
+    "dev": lambda options: _without_kernel(options, "nodev"),
+}
+
+
+def parse_address(text: str, *, port_min: int = 1) -> Address:
+    """Read HOST:PORT, with a numeric IPv6 host in brackets.
+
+    Raises:
+        ValueError: it is not one; the message says what is expected.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError("expected HOST:PORT")
+    if not port_min <= int(port) <= 65535:
+        raise ValueError(f"a port lies in {port_min}..65535")
+    return Address(host, int(port))
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes, with K, M, G or T for powers of 1024.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    number = text.rstrip("KMGTkmgt")
+    unit = text[len(number) :].upper()
+    if not number.isascii() or not number.isdigit() or unit not in UNITS:
+        raise ValueError("expected a size such as 500M or 20G")
+    return int(number) * UNITS[unit]
+
+
+def _set_listen(options: Options, value: str) -> Options:
+    return replace(options, listen=parse_address(value, port_min=0))
+
+
+def _add_peer(options: Options, value: str) -> Options:
+    address = parse_address(value)
+    if not address.host:
+        raise ValueError("expected HOST:PORT")
+    return replace(options, peers=(*options.peers, address))
+
+
+def _set_discovery(options: Options, value: str) -> Options:
+    if value not in ("on", "off"):
+        raise ValueError("expected on or off")
+    return replace(options, discovery=value == "on")
+
+
+def _set_cache(options: Options, value: str) -> Options:
+    return replace(options, cache_bytes=parse_size(value))
+
+
+def _set_metrics(options: Options, value: str) -> Options:
+    return replace(options, metrics_port=parse_address(f":{value}").port)
+
+
+def _set_driver(options: Options, value: str) -> Options:
+    for driver in DRIVERS:
+        if driver == value:
+            return replace(options, driver=driver)
+    raise ValueError(f"expected one of {', '.join(DRIVERS)}")
+
+
+def _set_deadline(options: Options, value: str) -> Options:
+    try:
+        seconds = float(value.removesuffix("s"))
+    except ValueError as error:
+        raise ValueError("expected seconds") from error
+    if not 0.1 <= seconds <= 3600:
+        raise ValueError("expected 0.1 to 3600 seconds")
+    return replace(options, deadline_s=seconds)
+
+
+VALUED: Final[dict[str, Setter]] = {
+    "listen": _set_listen,
+    "peer": _add_peer,
+    "discovery": _set_discovery,
+    "cache": _set_cache,
+    "metrics": _set_metrics,
+    "driver": _set_driver,
+    "deadline": _set_deadline,
+}
+
+
+def option_names() -> Iterator[str]:
+    """The options that are PiperFS's own, for the manual to document."""
+    yield from VALUED
+    yield from FLAGS
