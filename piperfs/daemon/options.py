@@ -61,16 +61,27 @@ IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "fscontext=", "su
 USER_WORDS: Final = frozenset({"user", "users"})
 
 
-def parse_options(text: str) -> Options:
+def parse_options(text: str, *, sloppy: bool = False) -> Options:
     """Read a comma-separated list of options; later words win over earlier ones.
+
+    Args:
+        text: as after `-o`.
+        sloppy: drop unknown words, as `mount -s` asks for.
 
     Raises:
         UserError: a word is unknown or its value makes no sense; the error names it.
     """
     options = Options()
     for word in filter(None, text.split(",")):
-        options = _apply(options, word)
+        if not (sloppy and _is_unknown(word)):
+            options = _apply(options, word)
     return options
+
+
+def _is_unknown(word: str) -> bool:
+    name = word.partition("=")[0]
+    known = name in VALUED or word in FLAGS or word in KERNEL_WORDS | USER_WORDS | IGNORED_WORDS
+    return not known and not word.startswith(IGNORED_PREFIXES)
 
 
 def _apply(options: Options, word: str) -> Options:
@@ -88,9 +99,9 @@ def _apply(options: Options, word: str) -> Options:
         return _with_kernel(options, word)
     if word in USER_WORDS:
         return _with_kernel(options, "noexec", "nosuid", "nodev")
-    if word in IGNORED_WORDS or word.startswith(IGNORED_PREFIXES):
-        return options
-    raise UserError(_unknown(name), ExitCode.USAGE)
+    if _is_unknown(word):
+        raise UserError(_unknown(name), ExitCode.USAGE)
+    return options
 
 
 def _unknown(name: str) -> str:

@@ -8,6 +8,7 @@ empty replica that believed itself complete would look like a deletion of everyt
 import fcntl
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -75,7 +76,12 @@ class StateDirectory:
 
     @classmethod
     def _locked(cls, path: Path) -> Self:
-        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot write in it: {error.strerror}", ExitCode.REFUSED
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -106,6 +112,12 @@ class StateDirectory:
     def read(self) -> VolumeFile:
         """What volume.json says; raises UserError as `open` does."""
         return read_volume_file(self.path)
+
+    def discard(self) -> None:
+        """Undo `create` after a failed init or join."""
+        assert not (self.path / VOLUME_FILE).exists()
+        shutil.rmtree(self.path)
+        os.close(self._lock)
 
     def close(self) -> None:
         """Let another process have it. The lock file stays; it holds no lock any more."""
