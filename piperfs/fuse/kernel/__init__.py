@@ -1,0 +1,1 @@
+"""The FUSE kernel protocol, spoken directly on the device. Linux only."""

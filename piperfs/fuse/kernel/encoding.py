@@ -1,0 +1,117 @@
+"""Replies and notifications as the bytes that the kernel expects.
+
+Pure functions over the layouts, so they are tested without a mount. The kernel may keep names and
+attributes for an hour, names that do not exist too: whatever another replica changes is
+invalidated exactly, so the timeout matters only if a notification were ever lost.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from piperfs.fs.api import Attr, Opened, StatFs
+from piperfs.fuse.kernel import layout
+from piperfs.fuse.kernel.layout import Notification
+
+CACHE_VALID_S: Final = 3600
+SECOND_NS: Final = 1_000_000_000
+ALIGNMENT: Final = 8
+HEADER_BYTES: Final = layout.OUT_HEADER.size
+NO_ENTRY: Final = bytes(layout.ENTRY_OUT.size)  # inode 0: no such name, and that may be cached
+ABSENT_NAME: Final = layout.ENTRY_OUT.pack(0, 0, CACHE_VALID_S, *[0] * 19)
+
+Buffer = bytes | bytearray | memoryview
+
+_pack_entry = layout.ENTRY_OUT.pack
+_pack_attr = layout.ATTR_OUT.pack
+
+
+def encode_header(unique: int, body_bytes: int, error: int = 0) -> bytes:
+    """The header of the reply to request `unique`; `error` is a positive errno."""
+    return layout.OUT_HEADER.pack(HEADER_BYTES + body_bytes, -error, unique)
+
+
+def encode_attr(attr: Attr) -> bytes:
+    """The reply to GETATTR and SETATTR."""
+    atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+    return _pack_attr(
+        CACHE_VALID_S, 0, 0,
+        attr.ino, attr.size, attr.blocks,
+        atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
+        atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
+        attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, attr.blksize, 0,
+    )  # fmt: skip
+
+
+def encode_entry(attr: Attr) -> bytes:
+    """The reply to everything that names an inode: LOOKUP, MKDIR, LINK and so on."""
+    atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+    return _pack_entry(
+        attr.ino, attr.generation, CACHE_VALID_S, CACHE_VALID_S, 0, 0,
+        attr.ino, attr.size, attr.blocks,
+        atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
+        atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
+        attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, attr.blksize, 0,
+    )  # fmt: skip
+
+
+def encode_open(opened: Opened, *, flush: bool) -> bytes:
+    """The reply to OPEN; `flush` is false for handles whose close needs no word to us."""
+    flags = layout.FOPEN_KEEP_CACHE if opened.keep_cache else 0
+    if not flush:
+        flags |= layout.FOPEN_NOFLUSH
+    return layout.OPEN_OUT.pack(opened.fh, flags, 0)
+
+
+def encode_opendir(fh: int) -> bytes:
+    return layout.OPEN_OUT.pack(fh, layout.FOPEN_KEEP_CACHE | layout.FOPEN_CACHE_DIR, 0)
+
+
+def encode_statfs(stat: StatFs) -> bytes:
+    return layout.STATFS_OUT.pack(
+        stat.blocks, stat.bfree, stat.bavail, stat.files, stat.ffree,
+        stat.bsize, stat.namemax, stat.bsize,
+    )  # fmt: skip
+
+
+def encode_dirent(name: bytes, attr: Attr, cookie: int) -> bytes:
+    """One entry of a READDIR reply, padded to the kernel's alignment."""
+    padding = -len(name) % ALIGNMENT
+    head = layout.DIRENT.pack(attr.ino, cookie, len(name), attr.mode >> 12 & 0xF)
+    return head + name + bytes(padding)
+
+
+def encode_direntplus(name: bytes, attr: Attr, cookie: int) -> bytes:
+    """One entry of a READDIRPLUS reply; `.` and `..` carry no inode, so count no lookup."""
+    entry = NO_ENTRY if name in (b".", b"..") else encode_entry(attr)
+    return entry + encode_dirent(name, attr, cookie)
+
+
+def join_fitting(records: Iterable[bytes], size: int) -> tuple[bytes, int]:
+    """As many whole records as fit into `size` bytes, and how many those are."""
+    chosen: list[bytes] = []
+    for record in records:
+        size -= len(record)
+        if size < 0:
+            break
+        chosen.append(record)
+    return b"".join(chosen), len(chosen)
+
+
+def encode_inval_inode(ino: int, offset: int, length: int) -> bytes:
+    """Forget cached attributes; data too from `offset` on, unless `offset` is negative."""
+    return _notification(Notification.INVAL_INODE, layout.INVAL_INODE_OUT.pack(ino, offset, length))
+
+
+def encode_inval_entry(parent: int, name: bytes) -> bytes:
+    body = layout.INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+    return _notification(Notification.INVAL_ENTRY, body)
+
+
+def encode_delete(parent: int, child: int, name: bytes) -> bytes:
+    """Forget a name whose inode went away; those who watch the inode are told."""
+    body = layout.DELETE_OUT.pack(parent, child, len(name), 0) + name + b"\0"
+    return _notification(Notification.DELETE, body)
+
+
+def _notification(code: Notification, body: bytes) -> bytes:
+    return layout.OUT_HEADER.pack(HEADER_BYTES + len(body), code, 0) + body

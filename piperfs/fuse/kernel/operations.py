@@ -1,0 +1,319 @@
+"""What each request of the kernel means: one small function per opcode, and a table of them.
+
+A function answers at once with bytes, or returns an async function when the answer must wait: for
+the disk, or for other writers to catch up. Errors are raised; so is `MissingChunks`, after which
+the caller of the table fetches the chunks and asks again. What is not in the table is answered
+with ENOSYS, which the kernel remembers and does without: for those opcodes its own fallback is
+right (locks between processes of one computer, poll, bmap, access, statx).
+"""
+
+import errno
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.fs.api import Attr, SetAttr
+from piperfs.fs.filesystem import Filesystem
+from piperfs.fuse.kernel import encoding, layout
+from piperfs.fuse.kernel.encoding import Buffer
+from piperfs.fuse.kernel.layout import Opcode, SetAttrFlag
+from piperfs.fuse.kernel.request import Request
+from piperfs.fuse.service import Service
+
+Later = Callable[[], Awaitable[Buffer]]
+Reply = Buffer | Later | None  # None: the kernel expects no answer
+Handler = Callable[[Request], Reply]
+
+EMPTY: Final = b""
+O_ACCMODE: Final = 3
+SECOND_NS: Final = encoding.SECOND_NS
+
+
+class KernelError(Exception):
+    """An answer that is a bare errno, for what only this protocol knows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.errno = number
+
+
+class Operations:
+    """Turns requests into calls of the file system, and their results into replies."""
+
+    def __init__(self, filesystem: Filesystem, service: Service) -> None:
+        self._fs = filesystem
+        self._service = service
+        self.setxattr_layout = layout.SETXATTR_EXT_IN
+        self.table: dict[int, Handler] = {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.FORGET: self.forget,
+            Opcode.BATCH_FORGET: self.batch_forget,
+            Opcode.GETATTR: self.getattr,
+            Opcode.SETATTR: self.setattr,
+            Opcode.READLINK: self.readlink,
+            Opcode.SYMLINK: self.symlink,
+            Opcode.MKNOD: self.mknod,
+            Opcode.MKDIR: self.mkdir,
+            Opcode.UNLINK: self.unlink,
+            Opcode.RMDIR: self.rmdir,
+            Opcode.RENAME: self.rename,
+            Opcode.RENAME2: self.rename2,
+            Opcode.LINK: self.link,
+            Opcode.OPEN: self.open,
+            Opcode.CREATE: self.create,
+            Opcode.TMPFILE: self.tmpfile,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.RELEASE: self.release,
+            Opcode.FSYNC: self.fsync,
+            Opcode.STATFS: self.statfs,
+            Opcode.SETXATTR: self.setxattr,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.LISTXATTR: self.listxattr,
+            Opcode.REMOVEXATTR: self.removexattr,
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: self.readdir,
+            Opcode.READDIRPLUS: self.readdirplus,
+            Opcode.RELEASEDIR: self.releasedir,
+            Opcode.FSYNCDIR: self.fsyncdir,
+            Opcode.SYNCFS: self.fsyncdir,
+            Opcode.IOCTL: self.ioctl,
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.LSEEK: self.lseek,
+            Opcode.COPY_FILE_RANGE: self.copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
+            Opcode.DESTROY: self.fsyncdir,
+        }
+
+    # Names
+
+    def lookup(self, request: Request) -> Reply:
+        try:
+            return encoding.encode_entry(self._fs.lookup(request.ino, request.name()))
+        except FsError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
+                return encoding.ABSENT_NAME
+            raise
+
+    def forget(self, request: Request) -> Reply:
+        (count,) = request.fields(layout.FORGET_IN)
+        self._fs.forget(request.ino, count)
+        return None
+
+    def batch_forget(self, request: Request) -> Reply:
+        for ino, count in layout.FORGET_ONE.iter_unpack(request.rest(layout.BATCH_FORGET_IN)):
+            self._fs.forget(ino, count)
+        return None
+
+    def mknod(self, request: Request) -> Reply:
+        mode, rdev, umask, _ = request.fields(layout.MKNOD_IN)
+        name = request.name(layout.MKNOD_IN)
+        made = self._fs.mknod(request.ino, name, mode, rdev, request.caller(umask))
+        return encoding.encode_entry(made)
+
+    def mkdir(self, request: Request) -> Reply:
+        mode, umask = request.fields(layout.MKDIR_IN)
+        name = request.name(layout.MKDIR_IN)
+        return encoding.encode_entry(
+            self._fs.mkdir(request.ino, name, mode, request.caller(umask))
+        )
+
+    def symlink(self, request: Request) -> Reply:
+        name, target = request.names()
+        return encoding.encode_entry(
+            self._fs.symlink(request.ino, name, target, request.caller())
+        )
+
+    def link(self, request: Request) -> Reply:
+        (ino,) = request.fields(layout.LINK_IN)
+        return encoding.encode_entry(self._fs.link(ino, request.ino, request.name(layout.LINK_IN)))
+
+    def unlink(self, request: Request) -> Reply:
+        self._fs.unlink(request.ino, request.name())
+        return EMPTY
+
+    def rmdir(self, request: Request) -> Reply:
+        self._fs.rmdir(request.ino, request.name())
+        return EMPTY
+
+    def rename(self, request: Request) -> Reply:
+        (new_parent,) = request.fields(layout.RENAME_IN)
+        old, new = request.names(layout.RENAME_IN)
+        self._fs.rename(request.ino, old, new_parent, new, 0)
+        return EMPTY
+
+    def rename2(self, request: Request) -> Reply:
+        new_parent, flags, _ = request.fields(layout.RENAME2_IN)
+        old, new = request.names(layout.RENAME2_IN)
+        self._fs.rename(request.ino, old, new_parent, new, flags)
+        return EMPTY
+
+    def readlink(self, request: Request) -> Reply:
+        return self._fs.readlink(request.ino)
+
+    # Attributes
+
+    def getattr(self, request: Request) -> Reply:
+        return encoding.encode_attr(self._fs.getattr(request.ino))
+
+    def setattr(self, request: Request) -> Reply:
+        fields = request.fields(layout.SETATTR_IN)
+        changes = _decode_setattr(fields, self._service.now_ns)
+        fh = fields[2] if fields[0] & SetAttrFlag.FH else None
+        return encoding.encode_attr(
+            self._fs.setattr(request.ino, changes, fh, request.caller())
+        )
+
+    def statfs(self, request: Request) -> Reply:
+        return encoding.encode_statfs(self._fs.statfs())
+
+    def setxattr(self, request: Request) -> Reply:
+        size, flags = request.fields(layout.SETXATTR_IN)
+        name, _, rest = bytes(request.rest(self.setxattr_layout)).partition(b"\0")
+        self._fs.setxattr(request.ino, name, rest[:size], flags)
+        return EMPTY
+
+    def getxattr(self, request: Request) -> Reply:
+        size, _ = request.fields(layout.GETXATTR_IN)
+        name = request.name(layout.GETXATTR_IN)
+        return _sized(self._fs.getxattr(request.ino, name), size)
+
+    def listxattr(self, request: Request) -> Reply:
+        size, _ = request.fields(layout.GETXATTR_IN)
+        names = self._fs.listxattr(request.ino)
+        return _sized(b"".join(name + b"\0" for name in names), size)
+
+    def removexattr(self, request: Request) -> Reply:
+        self._fs.removexattr(request.ino, request.name())
+        return EMPTY
+
+    # Open files
+
+    def open(self, request: Request) -> Reply:
+        flags, open_flags = request.fields(layout.OPEN_IN)
+        if open_flags & layout.OPEN_KILL_SUIDGID:
+            self._kill_suidgid(request)
+        opened = self._fs.open(request.ino, flags)
+        return encoding.encode_open(opened, flush=flags & O_ACCMODE != 0)
+
+    def create(self, request: Request) -> Reply:
+        flags, mode, umask, _ = request.fields(layout.CREATE_IN)
+        name = request.name(layout.CREATE_IN)
+        attr, opened = self._fs.create(request.ino, name, mode, flags, request.caller(umask))
+        return encoding.encode_entry(attr) + encoding.encode_open(opened, flush=True)
+
+    def tmpfile(self, request: Request) -> Reply:
+        flags, mode, umask, _ = request.fields(layout.CREATE_IN)
+        attr, opened = self._fs.tmpfile(request.ino, mode, flags, request.caller(umask))
+        return encoding.encode_entry(attr) + encoding.encode_open(opened, flush=True)
+
+    def read(self, request: Request) -> Reply:
+        fh, offset, size, *_ = request.fields(layout.READ_IN)
+        data = self._fs.read(fh, offset, size)
+        self._service.read_ahead(fh, offset, size)
+        return data
+
+    def write(self, request: Request) -> Reply:
+        fh, offset, size, flags, *_ = request.fields(layout.WRITE_IN)
+        if flags & layout.WRITE_KILL_SUIDGID:
+            self._kill_suidgid(request)
+        data = request.rest(layout.WRITE_IN)[:size]
+        reply = layout.WRITE_OUT.pack(self._fs.write(fh, offset, data), 0)
+        ino = request.ino
+        if not self._service.note_written(ino):
+            return reply
+
+        async def relieved() -> Buffer:
+            await self._service.relieve(ino)
+            return reply
+
+        return relieved
+
+    def flush(self, request: Request) -> Reply:
+        ino = request.ino
+        if self._service.flush_at_once(ino):
+            return EMPTY
+
+        async def flushed() -> Buffer:
+            await self._service.flush(ino)
+            return EMPTY
+
+        return flushed
+
+    def release(self, request: Request) -> Reply:
+        fh, *_ = request.fields(layout.RELEASE_IN)
+        ino = request.ino
+        if self._service.flush_at_once(ino):
+            self._fs.release(fh)
+            return EMPTY
+
+        async def released() -> Buffer:
+            await self._service.release(ino, fh)
+            return EMPTY
+
+        return released
+
+    def fsync(self, request: Request) -> Reply:
+        ino = request.ino
+
+        async def synced() -> Buffer:
+            await self._service.fsync(ino)
+            return EMPTY
+
+        return synced
+
+    def fallocate(self, request: Request) -> Reply:
+        fh, offset, length, mode, _ = request.fields(layout.FALLOCATE_IN)
+        self._fs.fallocate(fh, mode, offset, length)
+        return self._after_change(request.ino, EMPTY)
+
+    def lseek(self, request: Request) -> Reply:
+        fh, offset, whence, _ = request.fields(layout.LSEEK_IN)
+        return layout.LSEEK_OUT.pack(self._fs.seek(fh, offset, whence))
+
+    def copy_file_range(self, request: Request) -> Reply:
+        return layout.WRITE_OUT.pack(self._copy(request), 0)
+
+    def copy_file_range_64(self, request: Request) -> Reply:
+        return layout.COPY_OUT_64.pack(self._copy(request))
+
+    # Directories
+
+    def opendir(self, request: Request) -> Reply:
+        return encoding.encode_opendir(self._fs.opendir(request.ino))
+
+    def readdir(self, request: Request) -> Reply:
+        fh, cookie, size, *_ = request.fields(layout.READ_IN)
+        found = self._fs.readdir(fh, cookie, plus=False)
+        reply, _ = encoding.join_fitting((encoding.encode_dirent(*each) for each in found), size)
+        return reply
+
+    def readdirplus(self, request: Request) -> Reply:
+        fh, cookie, size, *_ = request.fields(layout.READ_IN)
+        seen: list[Attr] = []
+
+        def records() -> Iterator[bytes]:
+            for name, attr, following in self._fs.readdir(fh, cookie, plus=True):
+                seen.append(attr if name not in (b".", b"..") else None)
+                yield encoding.encode_direntplus(name, attr, following)
+
+        reply, delivered = encoding.join_fitting(records(), size)
+        for attr in filter(None, seen[:delivered]):
+            self._fs.readdir_delivered(attr.ino)
+        return reply
+
+    def releasedir(self, request: Request) -> Reply:
+        fh, *_ = request.fields(layout.RELEASE_IN)
+        self._fs.releasedir(fh)
+        return EMPTY
+
+    def fsyncdir(self, request: Request) -> Reply:
+        async def synced() -> Buffer:
+            await self._service.sync()
+            return EMPTY
+
+        return synced
+
+    def ioctl(self, request: Request) -> Reply:
+        raise KernelError(errno.ENOTTY)
