@@ -18,8 +18,11 @@ NodeChildren = Callable[[bytes], tuple[int, Iterable[ChunkId]]]  # raw node -> h
 class ChunkStore:
     """Chunks by id, the ones that are wanted, and the deduplication table."""
 
-    def __init__(self, tables: Tables, node_children: NodeChildren) -> None:
+    def __init__(
+        self, tables: Tables, node_children: NodeChildren, content_hash: Callable[[bytes], bytes]
+    ) -> None:
         self._tables = tables
+        self.content_hash = content_hash  # stands for plain bytes in the deduplication table
         self.node_children = node_children
         self._wants: dict[ChunkId, WantRow] = {
             ChunkId(key): row for key, row in tables.want.scan(b"", b"\xff" * 33)

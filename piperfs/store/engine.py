@@ -63,7 +63,7 @@ class LmdbEngine:
         self._failed: str | None = None
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return cast(bytes | None, self._reader.get(key, db=self._tables[table]))
+        return self._reader.get(key, db=self._tables[table])
 
     def get_anywhere(self, table: str, key: bytes) -> bytes | None:
         with self._env.begin() as transaction:

@@ -141,6 +141,7 @@ class Index:
             mtime_ns=resolve.file_mtime(winner, effective.times),
             ctime_ns=max(*stamps, xattrs.changed_ns if xattrs else 0),
             copies=len(resolve.conflict_copies(contents)),
+            data_bytes=sum(length for length in winner.body.lengths if length > 0),
         )
 
     def _note(self, inode: InodeId, old: InodeRow | None, row: InodeRow) -> None:

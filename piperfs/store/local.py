@@ -102,12 +102,12 @@ class LocalWriter:
     def unpin(self, inode: InodeId) -> None:
         del self._pins[inode]
 
-    def apply(self, changes: Sequence[Change], now_ns: int) -> None:
-        """Apply the changes of one system call as one operation."""
+    def apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
+        """Apply the changes of one system call as one operation; `stamp` dates them earlier."""
         touched = {key for change in changes for key in self._touches(change)}
         if not self._pending.fits(touched, 2 * len(changes)):
             self.publish(now_ns)
-        hlc = self._parts.clock.tick(now_ns)
+        hlc = stamp or self._parts.clock.tick(now_ns)
         operation = self._pending.begin(touched)
         stale: dict[InodeId, set[LinkId]] = {}
         for change in changes:

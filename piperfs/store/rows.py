@@ -42,6 +42,7 @@ class InodeRow(msgspec.Struct, array_like=True, frozen=True):
     changed_ns: int = 0
     times_ns: int = 0  # stamp of the explicitly set mtime, 0 if none (directories)
     rdev: int = 0  # device nodes
+    data_bytes: int = 0  # how much of the size is data, the rest being holes
 
 
 class LocalRow(msgspec.Struct, array_like=True, frozen=True):

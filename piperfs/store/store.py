@@ -73,7 +73,7 @@ class Store:
         raw = self.tables.meta.get(b"hlc")
         clock = HybridClock(int.from_bytes(raw or b"", "big"))
         self.log = OperationLog(self.tables)
-        self.chunks = ChunkStore(self.tables, node_children)
+        self.chunks = ChunkStore(self.tables, node_children, self._cells.content_hash)
         index = Index(self.tables, self._cells, self.root, self._records)
         self._directories = Directories(self.tables, index, self.root, self._records)
         parts = Parts(self.tables, self._records, index, self.log, clock)
@@ -161,14 +161,18 @@ class Store:
     def unpin(self, inode: InodeId) -> None:
         self._local.unpin(inode)
 
-    def apply_local(self, changes: Sequence[Change], now_ns: int) -> None:
-        """Apply what one system call changes, atomically; it is durable after a commit."""
+    def apply_local(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
+        """Apply what one system call changes, atomically; it is durable after a commit.
+
+        `stamp`, from `tick`, dates the changes earlier than now: at the last write to a file that
+        is flushed later.
+        """
         for change in changes:
             if isinstance(change, PutContent):
                 for chunk in change.refs:
                     self.chunks.note(chunk, change.body.height)
-        self._local.apply(changes, now_ns)
-        self._report()
+        self._local.apply(changes, now_ns, stamp)
+        self._forget_changes()
 
     def apply_remote(self, operations: Iterable[Operation], now_ns: int) -> Applied:
         """Merge verified operations of other replicas; idempotent and in any order."""
@@ -182,11 +186,15 @@ class Store:
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
         """Add a fifo, socket or device node, which stays on this replica."""
         self._parts.index.attach_special(inode, row)
-        self._report()
+        self._forget_changes()
 
     def move_special(self, inode: InodeId, links: tuple[Place, ...], now_ns: int) -> None:
         self._parts.index.move_special(inode, links, self._parts.clock.tick(now_ns))
-        self._report()
+        self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        """Whoever makes a local change knows of it."""
+        self._parts.index.changes = ChangeSet()
 
     def _report(self) -> None:
         changes = self._parts.index.changes
@@ -216,7 +224,7 @@ class Store:
     def freeze(self, now_ns: int) -> int:
         """Publish what is pending and set it aside for a commit; returns its last lseq."""
         self._local.publish(now_ns)
-        self._report()
+        self._forget_changes()
         self.log.note_position()
         self.tables.meta.put(b"hlc", self._parts.clock.last.to_bytes(8, "big"))
         for table in self.tables.all:

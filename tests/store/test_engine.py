@@ -10,9 +10,7 @@ TABLES = ("one", "two")
 @pytest.fixture(params=["lmdb", "memory"])
 def engine(request, tmp_path):
     engine = (
-        LmdbEngine(tmp_path / "store", TABLES)
-        if request.param == "lmdb"
-        else MemoryEngine(TABLES)
+        LmdbEngine(tmp_path / "store", TABLES) if request.param == "lmdb" else MemoryEngine(TABLES)
     )
     yield engine
     engine.close()

@@ -5,8 +5,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from piperfs.core.ids import DIRECTORY, FILE, EpochId, InodeId, LinkId, ReplicaId, VolumeId
-from piperfs.core.ids import is_directory, make_inode_id
+from piperfs.core.ids import (
+    DIRECTORY,
+    FILE,
+    EpochId,
+    InodeId,
+    LinkId,
+    ReplicaId,
+    VolumeId,
+    is_directory,
+    make_inode_id,
+)
 from piperfs.core.operation import Operation, decode
 from piperfs.core.record import Birth, ContentBody
 from piperfs.core.resolve import current_content

@@ -1,0 +1,140 @@
+"""Sealing: what leaves this computer is encrypted, authenticated and the same for the same bytes.
+
+The nonce-free construction makes the key of each object out of its own contents: a keyed hash
+over context and payload is the synthetic initialisation vector, a second keyed hash of that is a
+one-time key. Equal contents give equal objects, which is the deduplication; a cloned machine can
+repeat no nonce, since there is none; and an object commits to its key and message.
+
+Object: version (1 byte), epoch (16), siv (32), ciphertext with tag.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from piperfs.core.errors import PeerError
+from piperfs.core.ids import ChunkId, EpochId, VolumeId
+
+VERSION: Final = b"\x01"
+PREFIX_BYTES: Final = 17
+SIV_BYTES: Final = 32
+OVERHEAD_BYTES: Final = PREFIX_BYTES + SIV_BYTES + 16
+NONCE: Final = bytes(12)  # right because each key encrypts one message
+
+CHUNK: Final = b"chunk"
+NODE: Final = b"node"
+BODIES: Final = b"bodies"
+
+
+class EpochSealer:
+    """Seals and opens objects of one epoch of one volume."""
+
+    def __init__(self, volume: VolumeId, epoch: EpochId, secret: bytes) -> None:
+        assert len(secret) == 32
+        assert len(epoch) == 16
+        self.epoch = epoch
+        self._siv_key = blake3(secret, derive_key_context="piperfs seal siv v1").digest()
+        self._enc_key = blake3(secret, derive_key_context="piperfs seal encryption v1").digest()
+        self._context = volume + epoch
+
+    def seal(self, kind: bytes, payload: bytes, associated: bytes = b"") -> bytes:
+        """Seal a payload; opening needs the same kind and associated data."""
+        ad = self._associated(kind, associated)
+        siv = self._siv(ad, payload)
+        ciphertext = self._cipher(siv).encrypt(NONCE, payload, ad)
+        return b"".join((VERSION, self.epoch, siv, ciphertext))
+
+    def open(self, kind: bytes, sealed: bytes, associated: bytes = b"") -> bytes:
+        """Open an object of this epoch. Raises PeerError if it is not exactly as sealed."""
+        ad = self._associated(kind, associated)
+        siv = sealed[PREFIX_BYTES : PREFIX_BYTES + SIV_BYTES]
+        try:
+            ciphertext = memoryview(sealed)[PREFIX_BYTES + SIV_BYTES :]
+            payload = self._cipher(siv).decrypt(NONCE, ciphertext, ad)
+        except (InvalidTag, ValueError) as error:
+            raise PeerError("a sealed object does not open: it was changed or swapped") from error
+        if self._siv(ad, payload) != siv:
+            raise PeerError("a sealed object carries the wrong synthetic vector")
+        return payload
+
+    def _associated(self, kind: bytes, associated: bytes) -> bytes:
+        return b"".join((kind, b"\0", self._context, associated))
+
+    def _siv(self, ad: bytes, payload: bytes) -> bytes:
+        hasher = blake3(len(ad).to_bytes(4, "big"), key=self._siv_key)
+        hasher.update(ad)
+        hasher.update(payload)
+        return hasher.digest()
+
+    def _cipher(self, siv: bytes) -> ChaCha20Poly1305:
+        return ChaCha20Poly1305(blake3(siv, key=self._enc_key).digest())
+
+
+class Keyring:
+    """All epochs this replica has a key for; new objects are sealed in the current one.
+
+    Thread-safe: a new epoch replaces the tables as a whole.
+    """
+
+    def __init__(self, volume: VolumeId, keys: Mapping[EpochId, bytes], current: EpochId) -> None:
+        self._volume = volume
+        self._sealers: dict[EpochId, EpochSealer] = {}
+        self._current: EpochSealer
+        self.update(keys, current)
+
+    def update(self, keys: Mapping[EpochId, bytes], current: EpochId) -> None:
+        """Take over new epochs; `current` must be one of `keys`."""
+        self._sealers = {
+            epoch: self._sealers.get(epoch) or EpochSealer(self._volume, epoch, secret)
+            for epoch, secret in keys.items()
+        }
+        self._current = self._sealers[current]
+
+    @property
+    def epoch(self) -> EpochId:
+        """The epoch that new objects are sealed in."""
+        return self._current.epoch
+
+    def knows(self, epoch: EpochId) -> bool:
+        return epoch in self._sealers
+
+    def seal_chunk(self, payload: bytes) -> tuple[ChunkId, bytes]:
+        """Seal a chunk's payload; returns the chunk's id and the object."""
+        sealed = self._current.seal(CHUNK, payload)
+        return ChunkId(blake3(sealed).digest()), sealed
+
+    def open_chunk(self, sealed: bytes) -> bytes:
+        """Open a chunk of any known epoch. Raises PeerError."""
+        return self._sealer_of(sealed).open(CHUNK, sealed)
+
+    def seal_node(self, clear: bytes, plain: bytes) -> bytes:
+        """Seal the lengths of a manifest node, bound to its clear part."""
+        return self._current.seal(NODE, plain, clear)
+
+    def open_node(self, clear: bytes, sealed: bytes) -> bytes:
+        """Open the lengths of a manifest node. Raises PeerError."""
+        return self._sealer_of(sealed).open(NODE, sealed, clear)
+
+    def seal_bodies(self, header: bytes, plain: bytes) -> bytes:
+        """Seal the bodies of an operation, bound to its header."""
+        return self._current.seal(BODIES, plain, header)
+
+    def unseal_bodies(self, epoch: EpochId, header: bytes, sealed: bytes) -> bytes:
+        """Open the bodies of an operation. Raises PeerError."""
+        if sealed[:PREFIX_BYTES] != VERSION + epoch or len(sealed) < OVERHEAD_BYTES:
+            raise PeerError("an operation's bodies are sealed for another epoch than it says")
+        return self._sealer(epoch).open(BODIES, sealed, header)
+
+    def _sealer_of(self, sealed: bytes) -> EpochSealer:
+        if sealed[:1] != VERSION or len(sealed) < OVERHEAD_BYTES:
+            raise PeerError("a sealed object is too short or of an unknown version")
+        return self._sealer(EpochId(sealed[1:PREFIX_BYTES]))
+
+    def _sealer(self, epoch: EpochId) -> EpochSealer:
+        sealer = self._sealers.get(epoch)
+        if sealer is None:
+            raise PeerError(f"no key for epoch {epoch.hex()[:12]} is known here")
+        return sealer

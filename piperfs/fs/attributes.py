@@ -1,0 +1,178 @@
+"""What stat(2) says of an inode, and what chmod, chown, utimens and truncate do to it."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.core.ids import DIRECTORY, FILE, SYMLINK, InodeId
+from piperfs.core.record import ContentHead
+from piperfs.fs.api import Attr, SetAttr
+from piperfs.fs.files import Files
+from piperfs.fs.inodes import Anonymous, Inodes, Node
+from piperfs.fs.owners import SET_ID_BITS, Owners
+from piperfs.store.change import SetAttributes
+from piperfs.store.rows import InodeRow
+from piperfs.store.store import Store
+
+BLOCK_BYTES: Final = 128 * 1024  # a good size for reads and writes
+TYPE_BITS: Final = {
+    DIRECTORY: 0o040000,
+    FILE: 0o100000,
+    SYMLINK: 0o120000,
+    ord("p"): 0o010000,
+    ord("c"): 0o020000,
+    ord("b"): 0o060000,
+    ord("s"): 0o140000,
+}
+
+
+def type_bits(inode: InodeId) -> int:
+    """The file type as the bits of st_mode."""
+    return TYPE_BITS[inode[0]]
+
+
+class Attributes:
+    """Reads and sets attributes of inodes the kernel knows."""
+
+    def __init__(self, store: Store, inodes: Inodes, files: Files, owners: Owners) -> None:
+        self._store = store
+        self._inodes = inodes
+        self._files = files
+        self._owners = owners
+
+    def row(self, node: Node) -> InodeRow:
+        """Raises FsError (stale) if the inode is gone."""
+        if node.anonymous is not None:
+            return node.anonymous.row
+        inode = node.inode if node.version is None else node.version.copy_of
+        row = None if inode is None else self._store.inode(inode)
+        if row is None:
+            raise FsError(ErrorKind.STALE)
+        if node.version is not None and node.version.head is not None:
+            return self._of_version(row, node.version.head)
+        return row
+
+    def _of_version(self, row: InodeRow, head: ContentHead) -> InodeRow:
+        data = sum(length for length in head.body.lengths if length > 0)
+        return replace(
+            row, size=head.body.size, mtime_ns=head.body.mtime_ns, ctime_ns=head.hlc,
+            links=row.links[:1], data_bytes=data,
+        )  # fmt: skip
+
+    def get(self, node: Node) -> Attr:
+        row = self.row(node)
+        size, mtime, ctime, data = row.size, row.mtime_ns, row.ctime_ns, row.data_bytes
+        session = self._files.session(node)
+        if session is not None and session.copy is not None:
+            size, data = session.copy.size, session.copy.data_bytes
+            if session.is_dirty or session.flush is not None:
+                mtime, ctime = session.mtime_ns, max(ctime, session.stamp)
+        elif session is not None and session.pin is not None and session.pin.heads:
+            head = self._files.version(node)
+            size, data = head.body.size, sum(n for n in head.body.lengths if n > 0)
+        uid, gid, mode = self.ownership(row)
+        atime = self._store.local(node.inode).atime_ns
+        return Attr(
+            ino=node.ino,
+            mode=type_bits(node.inode) | mode,
+            nlink=self._link_count(node, row),
+            uid=uid,
+            gid=gid,
+            rdev=row.rdev,
+            size=size,
+            blocks=(self._local_bytes(node, data) + 511) // 512,
+            blksize=BLOCK_BYTES,
+            atime_ns=mtime if atime is None else atime,
+            mtime_ns=mtime,
+            ctime_ns=ctime,
+            entry_valid=node.version is None,
+        )
+
+    def ownership(self, row: InodeRow) -> tuple[int, int, int]:
+        """uid, gid and permission bits as this computer shows them."""
+        owners = self._owners
+        if row.owner_set_by in (self._store.replica, b"") or owners.map_peers:
+            return owners.user_id(row.owner), owners.group_id(row.group), row.mode
+        return owners.uid, owners.gid, row.mode & ~SET_ID_BITS
+
+    def _link_count(self, node: Node, row: InodeRow) -> int:
+        if node.anonymous is not None:
+            return 0
+        if node.inode[0] == DIRECTORY:
+            return 2 + sum(self._subdirs(member) for member in self._store.members(node.inode))
+        return len(row.links)
+
+    def _subdirs(self, inode: InodeId) -> int:
+        row = self._store.inode(inode)
+        return row.subdirs if row else 0
+
+    def _local_bytes(self, node: Node, data: int) -> int:
+        """How much of `data` is on this computer; all of it, unless something is wanted."""
+        if node.inode[0] != FILE or not data or not self._store.chunks.want_count:
+            return data
+        if node.anonymous is not None or self._files.session(node) is not None:
+            return data
+        head = self._files.version(node)
+        lengths = (length for length in head.body.lengths if length > 0)
+        pairs = zip(lengths, head.refs, strict=True)
+        return sum(length for length, chunk in pairs if self._store.chunks.has(chunk))
+
+    def set(self, node: Node, change: SetAttr, now_ns: int) -> None:
+        """Change attributes, size aside."""
+        row = self.row(node)
+        mode = change.mode
+        if change.kill_suidgid and mode is None:
+            mode = without_set_id(row.mode)
+        mode = None if mode is None else mode & 0o7777
+        owner = None if change.uid is None else self._owners.user_name(change.uid)
+        group = None if change.gid is None else self._owners.group_name(change.gid)
+        if owner is not None or group is not None:
+            owner = owner or self._owners.user_name(self.ownership(row)[0])
+            group = group or self._owners.group_name(self.ownership(row)[1])
+            mode = row.mode & ~self._hidden_bits(row) if mode is None else mode
+        if change.atime_ns is not None:
+            local = self._store.local(node.inode)
+            self._store.put_local(node.inode, replace(local, atime_ns=change.atime_ns))
+        self._set(node, SetAttributes(node.inode, mode, owner, group, change.mtime_ns), now_ns)
+
+    def _hidden_bits(self, row: InodeRow) -> int:
+        """Set-id bits that a peer asked for and that are not honoured here."""
+        return row.mode & ~self.ownership(row)[2]
+
+    def _set(self, node: Node, change: SetAttributes, now_ns: int) -> None:
+        given = (change.mode, change.owner, change.group, change.mtime_ns)
+        if node.anonymous is not None:
+            node.anonymous.row = _changed(node.anonymous.row, change, self._store.tick(now_ns))
+            return
+        session = self._files.session(node)
+        if session is not None and (session.is_dirty or session.flush) and given[3] is not None:
+            session.mtime_ns = given[3]  # the unsaved version takes the time along
+            session.stamp = self._store.tick(now_ns)
+            if session.dirty_since is None:
+                self._files.keep_dirty(session)
+            change = SetAttributes(change.inode, change.mode, change.owner, change.group)
+            given = (*given[:3], None)
+        if given != (None, None, None, None):
+            self._store.apply_local([change], now_ns)
+
+
+def _changed(row: InodeRow, change: SetAttributes, now_ns: int) -> InodeRow:
+    return replace(
+        row,
+        mode=row.mode if change.mode is None else change.mode,
+        owner=row.owner if change.owner is None else change.owner,
+        group=row.group if change.group is None else change.group,
+        mtime_ns=row.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+        ctime_ns=now_ns,
+    )
+
+
+def without_set_id(mode: int) -> int:
+    """The bits that stay when somebody writes: set-group-id marks locking without group x."""
+    return mode & ~(0o6000 if mode & 0o010 else 0o4000)
+
+
+def make_anonymous(row: InodeRow, now_ns: int) -> Anonymous:
+    """A snapshot of an inode that loses its last name."""
+    return Anonymous(replace(row, links=(), copies=0, ctime_ns=now_ns), [])

@@ -1,0 +1,56 @@
+"""Listing directories: stable cookies, and attributes on the way for those who ask."""
+
+from piperfs.core.errors import FsError
+from piperfs.core.ids import InodeId
+from piperfs.fs.api import ROOT_INO, DirectoryEntry
+from piperfs.fs.attributes import Attributes, type_bits
+from piperfs.fs.inodes import Inodes, Node
+from piperfs.fs.namespace import Namespace
+from piperfs.store.store import Store
+
+DOT, DOT_DOT = 1, 2
+
+
+class Listings:
+    """Reads directories."""
+
+    def __init__(
+        self, store: Store, inodes: Inodes, names: Namespace, attributes: Attributes
+    ) -> None:
+        self._store = store
+        self._inodes = inodes
+        self._names = names
+        self._attributes = attributes
+
+    def after(self, node: Node, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
+        """Up to `count` entries beyond a cookie, `.` and `..` first."""
+        if node.anonymous is not None:
+            return []
+        entries = [] if cookie >= DOT_DOT else self._dots(node)[cookie:]
+        listed = self._store.list_directory(node.inode, cookie, count)
+        for position, name, inode in listed:
+            if plus:
+                entries += self._with_attributes(node, name, position)
+            else:
+                number = self._inodes.number(inode)
+                entries.append(DirectoryEntry(name, number, type_bits(inode), position))
+        return entries
+
+    def _dots(self, node: Node) -> list[DirectoryEntry]:
+        mode = type_bits(node.inode)
+        parent = self._parent_number(node.inode)
+        here = DirectoryEntry(b".", node.ino, mode, DOT)
+        return [here, DirectoryEntry(b"..", parent, mode, DOT_DOT)]
+
+    def _parent_number(self, inode: InodeId) -> int:
+        row = self._store.inode(inode)
+        return self._inodes.number(row.links[0].parent) if row and row.links else ROOT_INO
+
+    def _with_attributes(self, node: Node, name: bytes, cookie: int) -> list[DirectoryEntry]:
+        try:
+            child = self._names.node_of(self._names.find(node, name))
+            attr = self._attributes.get(child)
+        except FsError:
+            return []  # gone meanwhile
+        child.lookups += 1
+        return [DirectoryEntry(name, child.ino, attr.mode, cookie, attr)]

@@ -1,0 +1,331 @@
+"""Open files: handles, write sessions and the contents behind them.
+
+The first open for writing pins the versions it sees. From then until the last writer closes, the
+file shows these versions and its own changes; what other replicas write meanwhile stays beside it
+and becomes a conflict copy if both changed. A file that nobody writes to shows the newest version
+at every read, so that `tail -f` follows another computer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from piperfs.core import manifest, resolve
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.core.ids import ChunkId
+from piperfs.core.manifest import Extent
+from piperfs.core.record import PENDING, ContentBody, ContentHead
+from piperfs.fs import conflicts
+from piperfs.fs.flush import Flush
+from piperfs.fs.inodes import Inodes, Node
+from piperfs.fs.reader import ChunkReader
+from piperfs.fs.working_copy import WorkingCopy
+from piperfs.store.change import Change, Pin, PutContent
+from piperfs.store.store import Store
+
+EXTENT_LISTS_MAX: Final = 256  # files whose extents are kept between requests
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What is known of a file while somebody writes to it."""
+
+    node: Node
+    writers: int = 0
+    pin: Pin | None = None
+    copy: WorkingCopy | None = None
+    mtime_ns: int = 0
+    stamp: int = 0  # of the last change; becomes the version's
+    dirty_since: float | None = None
+    flush: Flush | None = None
+    spills: bool = False
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.dirty_since is not None
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One open(2)."""
+
+    fh: int
+    node: Node
+    writes: bool
+    reads: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Wall time in ns, and a time that never jumps in seconds."""
+
+    now_ns: Callable[[], int]
+    monotonic: Callable[[], float]
+
+
+class Files:
+    """All open files of a mount."""
+
+    def __init__(self, store: Store, reader: ChunkReader, inodes: Inodes, clock: Clock) -> None:
+        self._store = store
+        self._reader = reader
+        self._inodes = inodes
+        self._clock = clock
+        self._handles: dict[int, Handle] = {}
+        self._next_fh = 1
+        self._sessions: dict[int, Session] = {}  # by kernel number
+        self._extents: dict[tuple[object, ...], list[Extent]] = {}
+        self.on_stale: Callable[[Node], None] = lambda _node: None
+
+    # Handles
+
+    def open(self, node: Node, *, reads: bool, writes: bool) -> Handle:
+        handle = Handle(self._next_fh, node, writes, reads)
+        self._next_fh += 1
+        if writes:
+            self._begin(node).writers += 1
+        self._handles[handle.fh] = handle
+        node.handles += 1
+        return handle
+
+    def handle(self, fh: int) -> Handle:
+        found = self._handles.get(fh)
+        if found is None:
+            raise FsError(ErrorKind.BAD_HANDLE)
+        return found
+
+    def close(self, fh: int) -> None:
+        """Close a handle; its file must have been flushed if it was the last that writes."""
+        handle = self._handles.pop(fh, None)
+        if handle is None:
+            return
+        node = handle.node
+        node.handles -= 1
+        session = self._sessions.get(node.ino)
+        if handle.writes and session is not None:
+            session.writers -= 1
+            self._end_if_idle(session)
+        self._inodes.drop_unused(node)
+
+    def session(self, node: Node) -> Session | None:
+        return self._sessions.get(node.ino)
+
+    def sessions(self) -> list[Session]:
+        return list(self._sessions.values())
+
+    def _begin(self, node: Node) -> Session:
+        session = self._sessions.get(node.ino)
+        if session is None:
+            session = Session(node)
+            if node.anonymous is None:
+                session.pin = self._store.pin(node.inode)
+            self._sessions[node.ino] = session
+        return session
+
+    def _end_if_idle(self, session: Session) -> None:
+        """End a session that nobody writes in and that holds nothing unsaved."""
+        if session.writers or session.flush is not None:
+            return
+        if session.is_dirty and session.node.anonymous is None:
+            return
+        self._sessions.pop(session.node.ino, None)
+        if session.node.anonymous is None:
+            self._unpin(session)
+        elif session.node.handles or session.node.lookups:
+            self._keep_anonymous(session)
+
+    def _unpin(self, session: Session) -> None:
+        if session.pin is None:
+            return
+        shown = resolve.current_content(session.pin.heads) if session.pin.heads else None
+        self._store.unpin(session.node.inode)
+        session.pin = None
+        now = self._store.contents(session.node.inode)
+        if now and shown is not None and _mark(resolve.current_content(now)) != _mark(shown):
+            self.on_stale(session.node)
+
+    # Contents
+
+    def version(self, node: Node) -> ContentHead:
+        """The version a file shows, unsaved changes aside. Raises FsError if it has none."""
+        if node.version is not None and node.version.head is not None:
+            return node.version.head
+        session = self._sessions.get(node.ino)
+        heads: Sequence[ContentHead] = ()
+        if session is not None and session.pin is not None:
+            heads = session.pin.heads
+        heads = heads or self._store.contents(node.inode)
+        if not heads:
+            raise FsError(ErrorKind.STALE)
+        return resolve.current_content(heads)
+
+    def extents(self, node: Node) -> list[Extent]:
+        """The extents a file had at its last flush. Raises MissingChunks."""
+        if node.anonymous is not None:
+            return node.anonymous.extents
+        head = self.version(node)
+        key = _mark(head)
+        found = self._extents.get(key)
+        if found is None:
+            found = self._reader.extents(manifest.of_version(head.body, head.refs))
+            if head.operation != PENDING:
+                self._remember(key, found)
+        return found
+
+    def _remember(self, key: tuple[object, ...], extents: list[Extent]) -> None:
+        while len(self._extents) >= EXTENT_LISTS_MAX:
+            del self._extents[next(iter(self._extents))]
+        self._extents[key] = extents
+
+    def contents(self, node: Node) -> WorkingCopy:
+        """What a reader sees: the unsaved copy, or a view of the saved version."""
+        session = self._sessions.get(node.ino)
+        if session is not None and session.copy is not None:
+            return session.copy
+        return WorkingCopy(self.extents(node))
+
+    def edit(self, node: Node) -> tuple[Session, WorkingCopy]:
+        """The copy to change. Raises MissingChunks if the manifest is not here.
+
+        A change without an open handle (truncate by name) begins a session of its own, which the
+        next flush ends.
+        """
+        session = self._begin(node)
+        if session.copy is None:
+            session.copy = WorkingCopy(self.extents(node))
+        return session, session.copy
+
+    def changed(self, session: Session) -> None:
+        """Contents were changed now."""
+        session.mtime_ns = self._clock.now_ns()
+        session.stamp = self._store.tick(session.mtime_ns)
+        if session.dirty_since is None:
+            session.dirty_since = self._clock.monotonic()
+
+    def keep_dirty(self, session: Session) -> None:
+        """Something about the unsaved version changed, though not its bytes."""
+        session.dirty_since = self._clock.monotonic()
+
+    # Flushing
+
+    def begin_flush(self, node: Node, *, spill: bool = False) -> Flush | None:
+        """What is to be cut and sealed; None if nothing is, or a flush is under way.
+
+        A spill only frees memory: the chunks are kept and no version is made yet.
+        """
+        session = self._sessions.get(node.ino)
+        if session is None or session.copy is None or session.flush is not None:
+            return None
+        if not session.is_dirty or (node.anonymous is not None and not spill):
+            return None
+        session.flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
+        session.spills = spill
+        if not spill:
+            session.dirty_since = None
+        return session.flush
+
+    def finish_flush(self, node: Node, flush: Flush) -> None:
+        """Make the flushed contents a version."""
+        session = self._sessions.get(node.ino)
+        if session is None or session.flush is not flush or session.copy is None:
+            return
+        extents = flush.finish()
+        again = session.dirty_since
+        session.flush = None
+        session.copy.adopt(extents)
+        if node.anonymous is None and not session.spills:
+            self._put(session, extents)
+            session.dirty_since = again
+        self._end_if_idle(session)
+
+    def abandon_flush(self, node: Node, flush: Flush) -> None:
+        """A flush failed or lacks chunks; what it was for is still to be done."""
+        session = self._sessions.get(node.ino)
+        if session is not None and session.flush is flush and session.copy is not None:
+            session.flush = None
+            session.copy.abandon()
+            if session.dirty_since is None:
+                session.dirty_since = self._clock.monotonic()
+
+    def _put(self, session: Session, extents: list[Extent]) -> None:
+        changes: list[Change] = []
+        inode, pin = session.node.inode, session.pin
+        if pin is not None and len(self._store.contents(inode)) > 1:
+            lost = conflicts.superseded_unseen(self._store, pin)
+            changes += conflicts.split_off(self._store, inode, lost)
+            pin.heads = (*pin.heads, *lost)
+        changes.append(self.put_extents(session.node, extents, session.mtime_ns, pin))
+        self._store.apply_local(changes, self._clock.now_ns(), session.stamp)
+
+    def put_extents(
+        self, node: Node, extents: list[Extent], mtime_ns: int, pin: Pin | None
+    ) -> PutContent:
+        """The change that makes `extents` a file's new version."""
+        chunks = self._store.chunks
+        top = manifest.build(extents, self._reader.keyring, chunks.put)
+        size = sum(extent.length for extent in extents)
+        birth = self.version(node).body.birth
+        body = ContentBody(True, size, mtime_ns, birth, top.height, top.lengths)  # noqa: FBT003
+        return PutContent(node.inode, body, top.refs, pin)
+
+    def flush_now(self, node: Node) -> None:
+        """Flush on the spot, for calls that need the version and cannot wait."""
+        flush = self.begin_flush(node)
+        if flush is None:
+            return
+        try:
+            flush.execute()
+        except Exception:
+            self.abandon_flush(node, flush)
+            raise
+        self.finish_flush(node, flush)
+
+    def settle(self, node: Node) -> None:
+        """Take part in a change that settled all versions: the session builds on the result."""
+        session = self._sessions.get(node.ino)
+        if session is not None and session.pin is not None:
+            session.pin.heads = self._store.contents(node.inode)
+
+    def make_anonymous(self, node: Node) -> None:
+        """The last name is gone: keep only memory, and let the store forget the session."""
+        session = self._sessions.get(node.ino)
+        if session is None:
+            return
+        if session.pin is not None:
+            self._store.unpin(session.pin.inode)
+            session.pin = None
+        self._end_if_idle(session)
+
+    def repin(self, node: Node) -> None:
+        """The number stands for another inode now; its session goes on there."""
+        session = self._sessions.get(node.ino)
+        if session is not None and node.anonymous is None:
+            session.pin = self._store.pin(node.inode)
+
+    def release_pin(self, node: Node) -> None:
+        session = self._sessions.get(node.ino)
+        if session is not None and session.pin is not None:
+            self._store.unpin(session.pin.inode)
+            session.pin = None
+
+    def _keep_anonymous(self, session: Session) -> None:
+        anonymous = session.node.anonymous
+        if anonymous is None or session.copy is None:
+            return
+        flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
+        flush.execute()
+        anonymous.extents = flush.finish()
+        session.copy.adopt(anonymous.extents)
+
+    def in_use(self) -> list[tuple[ChunkId, int]]:
+        """Chunks that open files refer to and versions may not."""
+        copies = [s.copy.chunks() for s in self._sessions.values() if s.copy is not None]
+        hidden = [[e.chunk for e in a.extents if e.chunk] for a in self._inodes.anonymous()]
+        return [(chunk, 0) for chunks in (*copies, *hidden) for chunk in chunks]
+
+
+def _mark(head: ContentHead) -> tuple[object, ...]:
+    """Tells versions apart."""
+    if head.operation == PENDING:
+        return (head.refs, head.body.lengths, head.body.target)
+    return (head.operation, head.replica, head.refs)

@@ -1,0 +1,381 @@
+"""The file system as a kernel adapter sees it: one synchronous method for each call.
+
+Everything is answered from local state, at once. What cannot be raises `MissingChunks`; whoever
+may wait fetches them and calls again, so every method can be repeated until it succeeds. No
+binding, no event loop and no clock of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from piperfs.core import limits
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.core.ids import ORPHANS, ChunkId, InodeId, is_directory, is_file, is_symlink
+from piperfs.core.sealing import Keyring
+from piperfs.fs.acl import Acls
+from piperfs.fs.api import Attr, Buffer, Caller, DirectoryEntry, Opened, SetAttr, StatFs
+from piperfs.fs.attributes import Attributes, without_set_id
+from piperfs.fs.directories import Listings
+from piperfs.fs.files import Clock, Files, Handle
+from piperfs.fs.flush import Flush
+from piperfs.fs.inodes import Inodes, Node
+from piperfs.fs.namespace import Namespace, Parts
+from piperfs.fs.owners import Owners
+from piperfs.fs.ranges import Ranges
+from piperfs.fs.reader import ChunkReader
+from piperfs.fs.renames import Renames
+from piperfs.fs.working_copy import chunks_of, read_pieces
+from piperfs.fs.xattrs import Xattrs
+from piperfs.store.changes import ChangeSet
+from piperfs.store.store import Store
+
+O_ACCMODE: Final = 3
+O_WRONLY: Final = 1
+O_TRUNC: Final = 0o1000
+O_EXCL: Final = 0o200
+TYPE_MASK: Final = 0o170000
+REGULAR: Final = 0o100000
+BLOCK_BYTES: Final = 4096
+HIDDEN_DIRECTORY: Final = b".piperfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the disk that the store lies on."""
+
+    total: int
+    free: int
+    available: int  # to us, the reserve that keeps deletions possible taken off
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the file system needs from outside."""
+
+    clock: Clock
+    entropy: Callable[[int], bytes]
+    space: Callable[[], Space]
+    owners: Owners
+
+
+class Filesystem:
+    """One mounted volume."""
+
+    def __init__(self, store: Store, keyring: Keyring, world: World) -> None:
+        self._store = store
+        self._clock = world.clock
+        self._space = world.space
+        self._inodes = Inodes(store, world.entropy)
+        self._reader = ChunkReader(store.chunks, keyring)
+        self._files = Files(store, self._reader, self._inodes, world.clock)
+        self._attributes = Attributes(store, self._inodes, self._files, world.owners)
+        parts = Parts(
+            store, self._inodes, self._files, self._attributes, world.owners, world.clock,
+            world.entropy,
+        )  # fmt: skip
+        self._names = Namespace(parts)
+        self._renames = Renames(parts, self._names)
+        self._ranges = Ranges(self._files)
+        self._listings = Listings(store, self._inodes, self._names, self._attributes)
+        self._xattrs = Xattrs(store, world.clock, {b"conflict": self._conflict_of})
+        self._acls = Acls(self._xattrs, self._attributes, world.clock)
+        self.on_invalidate: Callable[[ChangeSet], None] = lambda _changes: None
+        self._files.on_stale = self._report_stale
+
+    def _report_stale(self, node: Node) -> None:
+        self.on_invalidate(ChangeSet(content={node.inode}, attributes={node.inode}))
+
+    def known_ino(self, inode: InodeId) -> int | None:
+        """The kernel's number of an inode, if the kernel has heard of it."""
+        node = self._inodes.find(inode)
+        return None if node is None else node.ino
+
+    # Names
+
+    def lookup(self, parent: int, name: bytes) -> Attr:
+        """Attributes of an entry; counts a lookup of it."""
+        directory = self._inodes.get(parent)
+        if name == b"..":
+            return self._looked_up(self._parent(directory))
+        if name == b".":
+            return self._looked_up(directory)
+        if (hidden := self._hidden(directory, name)) is not None:
+            return self._looked_up(hidden)
+        return self._looked_up(self._names.node_of(self._names.find(directory, name)))
+
+    def _looked_up(self, node: Node) -> Attr:
+        attr = self._attributes.get(node)
+        node.lookups += 1
+        return attr
+
+    def _parent(self, node: Node) -> Node:
+        row = self._attributes.row(node)
+        return self._inodes.open(row.links[0].parent) if row.links else self._inodes.get(1)
+
+    def _hidden(self, directory: Node, name: bytes) -> Node | None:
+        """`/.piperfs` is the directory of orphans; it is never listed."""
+        if name != HIDDEN_DIRECTORY or directory.inode != self._store.root:
+            return None
+        return self._inodes.open(ORPHANS) if self._store.inode(ORPHANS) is not None else None
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped `count` of its lookups."""
+        self._inodes.forget(ino, count)
+
+    def getattr(self, ino: int) -> Attr:
+        return self._attributes.get(self._inodes.get(ino))
+
+    def readlink(self, ino: int) -> bytes:
+        node = self._inodes.get(ino)
+        if not is_symlink(node.inode):
+            raise FsError(ErrorKind.INVALID)
+        if node.anonymous is not None:
+            return node.anonymous.target
+        return self._files.version(node).body.target
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
+        directory = self._inodes.get(parent)
+        if mode & TYPE_MASK in (REGULAR, 0):
+            node, _ = self._make_file(directory, name, mode, caller)
+            return self._looked_up(node)
+        mode = (mode & TYPE_MASK) | self._acls.masked(directory, mode, caller.umask)
+        return self._looked_up(self._names.make_special(directory, name, mode, rdev, caller))
+
+    def _make_file(self, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Node, int]:
+        self._require_space(0)
+        bits, acls = self._acls.inherit(parent, mode & 0o7777, caller.umask, is_dir=False)
+        node = self._names.make_file(parent, name, bits, caller)
+        self._acls.store(node, acls)
+        return node, bits
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attr:
+        self._require_space(0)
+        directory = self._inodes.get(parent)
+        bits, acls = self._acls.inherit(directory, mode & 0o7777, caller.umask, is_dir=True)
+        node = self._names.make_directory(directory, name, bits, caller)
+        self._acls.store(node, acls)
+        return self._looked_up(node)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attr:
+        self._require_space(0)
+        directory = self._inodes.get(parent)
+        return self._looked_up(self._names.make_symlink(directory, name, target, caller))
+
+    def link(self, ino: int, parent: int, name: bytes) -> Attr:
+        node = self._inodes.get(ino)
+        return self._looked_up(self._names.link(node, self._inodes.get(parent), name))
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        self._names.unlink(self._inodes.get(parent), name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        self._names.rmdir(self._inodes.get(parent), name)
+
+    def rename(self, parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> None:
+        source, target = self._inodes.get(parent), self._inodes.get(new_parent)
+        self._renames.rename(source, old, target, new, flags)
+
+    # Attributes
+
+    def setattr(self, ino: int, change: SetAttr, fh: int | None, caller: Caller) -> Attr:
+        """Change attributes; a new size takes effect with the file's next flush."""
+        del fh, caller
+        node = self._names.own_file(self._inodes.get(ino))
+        if change.size is not None:
+            self._truncate(node, change.size)
+        self._attributes.set(node, change, self._clock.now_ns())
+        if change.mode is not None:
+            self._acls.follow_mode(node, change.mode)
+        return self._attributes.get(node)
+
+    def _truncate(self, node: Node, size: int) -> None:
+        if not is_file(node.inode):
+            raise FsError(ErrorKind.INVALID)
+        session, copy = self._files.edit(node)
+        copy.truncate(size)
+        self._files.changed(session)
+        if not session.writers:
+            self._files.flush_now(node)
+
+    def statfs(self) -> StatFs:
+        space = self._space()
+        files = len(self._inodes)
+        return StatFs(
+            BLOCK_BYTES, space.total // BLOCK_BYTES, space.free // BLOCK_BYTES,
+            max(0, space.available) // BLOCK_BYTES, files + (1 << 32), 1 << 32,
+            limits.NAME_BYTES_MAX,
+        )  # fmt: skip
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        return self._xattrs.get(self._inodes.get(ino), name)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        return self._xattrs.names(self._inodes.get(ino))
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        node = self._names.own_file(self._inodes.get(ino))
+        if self._acls.concerns(name):
+            self._acls.set(node, name, value, flags)
+        else:
+            self._xattrs.set(node, name, value, flags)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        self._xattrs.remove(self._names.own_file(self._inodes.get(ino)), name)
+
+    def _conflict_of(self, node: Node) -> bytes:
+        if node.version is None or node.version.head is None:
+            raise FsError(ErrorKind.NO_ATTRIBUTE)
+        return node.version.head.replica.hex().encode()
+
+    # Files
+
+    def open(self, ino: int, flags: int) -> Opened:
+        node = self._inodes.get(ino)
+        if is_directory(node.inode):
+            raise FsError(ErrorKind.IS_A_DIRECTORY)
+        if not is_file(node.inode):
+            raise FsError(ErrorKind.NOT_SUPPORTED)
+        writes = flags & O_ACCMODE != 0
+        if writes:
+            node = self._names.own_file(node)
+        handle = self._files.open(node, reads=flags & O_ACCMODE != O_WRONLY, writes=writes)
+        if flags & O_TRUNC and writes:
+            session, copy = self._files.edit(node)
+            copy.truncate(0)
+            self._files.changed(session)
+        # The kernel keeps its pages: every change from elsewhere is invalidated exactly.
+        return Opened(handle.fh, keep_cache=node.version is None)
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Attr, Opened]:
+        """Make a file and open it; opens what is there already, unless O_EXCL forbids it."""
+        directory = self._inodes.get(parent)
+        found = self._names.look(directory, name)
+        if found is not None:
+            if flags & O_EXCL:
+                raise FsError(ErrorKind.EXISTS)
+            node = self._names.node_of(found)
+            opened = self.open(node.ino, flags)
+            return self._looked_up(node), opened
+        node, _ = self._make_file(directory, name, mode, caller)
+        handle = self._files.open(node, reads=True, writes=True)
+        return self._looked_up(node), Opened(handle.fh, keep_cache=True)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> tuple[Attr, Opened]:
+        """A file without a name."""
+        directory = self._inodes.get(parent)
+        bits = self._acls.masked(directory, mode & 0o7777, caller.umask)
+        linkable = not flags & O_EXCL
+        node = self._names.make_unnamed(directory, bits, caller, linkable=linkable)
+        handle = self._files.open(node, reads=True, writes=True)
+        return self._looked_up(node), Opened(handle.fh, keep_cache=True)
+
+    def read(self, fh: int, offset: int, size: int) -> Buffer:
+        """Up to `size` bytes. Raises MissingChunks."""
+        node = self._files.handle(fh).node
+        pieces = self._files.contents(node).slices(offset, size)
+        return read_pieces(pieces, self._reader)
+
+    def chunks_from(self, fh: int, offset: int, size: int) -> list[ChunkId]:
+        """Chunks of a range that are not here: what reading ahead has to fetch."""
+        pieces = self._files.contents(self._files.handle(fh).node).slices(offset, size)
+        return self._reader.absent(chunks_of(pieces))
+
+    def write(self, fh: int, offset: int, data: Buffer) -> int:
+        """Put bytes; they become a version with the next flush. Raises MissingChunks."""
+        handle = self._files.handle(fh)
+        self._require_space(len(data))
+        session, copy = self._files.edit(handle.node)
+        copy.write(offset, data)
+        self._files.changed(session)
+        return len(data)
+
+    def _require_space(self, count: int) -> None:
+        if self._space().available < count + self._store.chunks.uncommitted_bytes:
+            raise FsError(ErrorKind.NO_SPACE)
+
+    def kill_suidgid(self, ino: int) -> None:
+        """Clear set-id bits, as a write by somebody without privileges does."""
+        node = self._inodes.get(ino)
+        mode = self._attributes.row(node).mode
+        if without_set_id(mode) != mode:
+            change = SetAttr(mode=without_set_id(mode))
+            self._attributes.set(node, change, self._clock.now_ns())
+
+    def release(self, fh: int) -> None:
+        self._files.close(fh)
+
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """Reserve, punch or zero a range."""
+        node = self._writable(fh).node
+        self._require_space(0)
+        self._ranges.fallocate(node, mode, offset, length)
+
+    def _writable(self, fh: int) -> Handle:
+        handle = self._files.handle(fh)
+        if not handle.writes:
+            raise FsError(ErrorKind.BAD_HANDLE)
+        return handle
+
+    def seek(self, fh: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE."""
+        return self._ranges.seek(self._files.handle(fh).node, offset, whence)
+
+    def copy_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, size: int
+    ) -> int:
+        """Copy by sharing chunks; returns the number of bytes."""
+        source, target = self._files.handle(fh_in).node, self._writable(fh_out).node
+        return self._ranges.copy(source, offset_in, target, offset_out, size)
+
+    # Flushing
+
+    def dirty_bytes(self, ino: int) -> int:
+        """Roughly how many bytes of a file are in memory only."""
+        session = self._files.session(self._inodes.get(ino))
+        return 0 if session is None or session.copy is None else session.copy.dirty_bytes
+
+    def dirty_inos(self) -> list[tuple[int, float]]:
+        """Files with unsaved changes, and for how many seconds they have had them."""
+        now = self._clock.monotonic()
+        return [
+            (session.node.ino, now - session.dirty_since)
+            for session in self._files.sessions()
+            if session.dirty_since is not None and session.node.anonymous is None
+        ]
+
+    def begin_flush(self, ino: int, *, spill: bool = False) -> Flush | None:
+        """Work to be executed, in a thread if it is large; None if there is nothing to do."""
+        return self._files.begin_flush(self._inodes.get(ino), spill=spill)
+
+    def finish_flush(self, ino: int, flush: Flush) -> None:
+        self._files.finish_flush(self._inodes.get(ino), flush)
+
+    def abandon_flush(self, ino: int, flush: Flush) -> None:
+        self._files.abandon_flush(self._inodes.get(ino), flush)
+
+    def uncommitted_bytes(self) -> int:
+        """Bytes of chunks that wait for the disk."""
+        return self._store.chunks.uncommitted_bytes
+
+    def in_use(self) -> list[tuple[ChunkId, int]]:
+        """Chunks that open files need, with their heights; the collector spares them."""
+        return self._files.in_use()
+
+    # Directories
+
+    def opendir(self, ino: int) -> int:
+        node = self._inodes.get(ino)
+        if not is_directory(node.inode):
+            raise FsError(ErrorKind.NOT_A_DIRECTORY)
+        return self._files.open(node, reads=True, writes=False).fh
+
+    def readdir(self, fh: int, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
+        """Up to `count` entries after a cookie; with `plus` each counts a lookup."""
+        node = self._files.handle(fh).node
+        return self._listings.after(node, cookie, plus=plus, count=count)
+
+    def releasedir(self, fh: int) -> None:
+        self._files.close(fh)

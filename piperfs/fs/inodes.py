@@ -1,0 +1,145 @@
+"""Kernel inode numbers and what stands behind each.
+
+A number is derived from the inode id, so it is the same after every remount; the few that cannot
+be (a replaced file takes over the number of the file that replaced it) are written down. An entry
+lives as long as the kernel remembers the number. An inode whose last name is gone while somebody
+still uses it becomes anonymous: it lives on in memory and is never told to anyone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from msgspec.structs import replace
+
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.core.ids import InodeId
+from piperfs.core.manifest import Extent
+from piperfs.core.record import Birth
+from piperfs.fs.api import ROOT_INO
+from piperfs.store.directory import Found
+from piperfs.store.rows import InodeRow
+from piperfs.store.store import Store
+
+INO_MASK: Final = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Anonymous:
+    """An inode that has no name any more, or not yet (O_TMPFILE)."""
+
+    row: InodeRow
+    extents: list[Extent]
+    target: bytes = b""
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    birth: Birth | None = None
+    linkable: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One inode the kernel knows."""
+
+    ino: int
+    inode: InodeId
+    lookups: int = 0
+    handles: int = 0
+    anonymous: Anonymous | None = None
+    version: Found | None = None  # a losing version shown as a conflict copy
+
+
+class Inodes:
+    """All inodes that the kernel knows, by number and by id."""
+
+    def __init__(self, store: Store, entropy: Callable[[int], bytes]) -> None:
+        self._store = store
+        self._entropy = entropy
+        self._by_ino: dict[int, Node] = {}
+        self._by_inode: dict[InodeId, Node] = {}
+        root = Node(ROOT_INO, store.root, lookups=1)
+        self._by_ino[ROOT_INO] = self._by_inode[store.root] = root
+
+    def get(self, ino: int) -> Node:
+        """Raises FsError (stale) for a number that was never given out."""
+        node = self._by_ino.get(ino)
+        if node is None:
+            raise FsError(ErrorKind.STALE)
+        return node
+
+    def find(self, inode: InodeId) -> Node | None:
+        """The entry of an inode, if the kernel knows it."""
+        return self._by_inode.get(inode)
+
+    def number(self, inode: InodeId) -> int:
+        """The kernel number of an inode, whether the kernel knows it or not."""
+        node = self._by_inode.get(inode)
+        if node is not None:
+            return node.ino
+        if inode == self._store.root:
+            return ROOT_INO
+        written = self._store.local(inode).ino
+        return written or self._derive(inode)
+
+    def _derive(self, inode: InodeId) -> int:
+        number = int.from_bytes(inode[1:9], "big") & INO_MASK
+        return number if number > ROOT_INO else number + 2
+
+    def open(self, inode: InodeId, version: Found | None = None) -> Node:
+        """The entry of an inode, made if there is none; does not count a lookup."""
+        node = self._by_inode.get(inode)
+        if node is None:
+            number = self.number(inode)
+            if number in self._by_ino:  # the number of a file that was replaced, or bad luck
+                number = self.fresh_number()
+                self.write_down(inode, number)
+            node = Node(number, inode)
+            self._by_ino[number] = self._by_inode[inode] = node
+        node.version = version
+        return node
+
+    def fresh_number(self) -> int:
+        """A number that nothing uses."""
+        number = 0
+        while number <= ROOT_INO or number in self._by_ino:
+            number = int.from_bytes(self._entropy(8), "big") & INO_MASK
+        return number
+
+    def write_down(self, inode: InodeId, number: int) -> None:
+        self._store.put_local(inode, replace(self._store.local(inode), ino=number))
+
+    def forget(self, ino: int, count: int) -> Node | None:
+        """The kernel dropped `count` references; returns the entry if it is gone."""
+        node = self._by_ino.get(ino)
+        if node is None or ino == ROOT_INO:
+            return None
+        node.lookups = max(0, node.lookups - count)
+        return self.drop_unused(node)
+
+    def drop_unused(self, node: Node) -> Node | None:
+        """Drop the entry if neither the kernel nor a handle refers to it."""
+        if node.lookups or node.handles:
+            return None
+        self._by_ino.pop(node.ino, None)
+        if self._by_inode.get(node.inode) is node:
+            del self._by_inode[node.inode]
+        return node
+
+    def detach(self, node: Node, anonymous: Anonymous) -> None:
+        """The inode's last name is gone: the number now stands for what is in memory."""
+        node.anonymous = anonymous
+        if self._by_inode.get(node.inode) is node:
+            del self._by_inode[node.inode]
+
+    def attach(self, node: Node, inode: InodeId) -> None:
+        """The number now stands for another inode, which has no entry."""
+        if self._by_inode.get(node.inode) is node:
+            del self._by_inode[node.inode]
+        node.inode, node.anonymous, node.version = inode, None, None
+        self._by_inode[inode] = node
+
+    def anonymous(self) -> Iterator[Anonymous]:
+        """What only memory holds."""
+        return (node.anonymous for node in self._by_ino.values() if node.anonymous)
+
+    def __len__(self) -> int:
+        return len(self._by_ino)

@@ -1,0 +1,72 @@
+"""Who owns what: names that travel between computers, numbers that a kernel knows.
+
+An owner is stored as a name, so that `alice` is alice everywhere. A number without a name is
+stored as `#1234`. What another replica says about owners is shown as the mounting user's own,
+since a uid means nothing on another computer, unless the mount maps names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+SET_ID_BITS: Final = 0o6000
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The account database of this computer, as functions."""
+
+    user_name: Callable[[int], str | None]
+    group_name: Callable[[int], str | None]
+    user_id: Callable[[str], int | None]
+    group_id: Callable[[str], int | None]
+
+
+@dataclass(slots=True)
+class Owners:
+    """Translates with a cache; `uid` and `gid` are those of the mounting user."""
+
+    accounts: Accounts
+    uid: int
+    gid: int
+    map_peers: bool = False
+    _names: dict[tuple[bool, int], str] = field(default_factory=dict)
+    _ids: dict[tuple[bool, str], int] = field(default_factory=dict)
+
+    def user_name(self, uid: int) -> str:
+        """What is stored for a user."""
+        return self._name(uid, is_user=True)
+
+    def group_name(self, gid: int) -> str:
+        """What is stored for a group."""
+        return self._name(gid, is_user=False)
+
+    def _name(self, number: int, *, is_user: bool) -> str:
+        found = self._names.get((is_user, number))
+        if found is None:
+            ask = self.accounts.user_name if is_user else self.accounts.group_name
+            found = self._names[is_user, number] = ask(number) or f"#{number}"
+        return found
+
+    def user_id(self, name: str) -> int:
+        """The number shown for a stored user."""
+        return self._id(name, is_user=True)
+
+    def group_id(self, name: str) -> int:
+        """The number shown for a stored group."""
+        return self._id(name, is_user=False)
+
+    def _id(self, name: str, *, is_user: bool) -> int:
+        found = self._ids.get((is_user, name))
+        if found is None:
+            found = self._ids[is_user, name] = self._find_id(name, is_user=is_user)
+        return found
+
+    def _find_id(self, name: str, *, is_user: bool) -> int:
+        ask = self.accounts.user_id if is_user else self.accounts.group_id
+        number = ask(name) if name else None
+        if number is None and name.startswith("#") and name[1:].isdigit():
+            number = int(name[1:])
+        if number is None or not 0 <= number < 1 << 32:
+            number = self.uid if is_user else self.gid
+        return number
