@@ -63,11 +63,11 @@ class LmdbEngine:
         self._failed: str | None = None
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return self._reader.get(key, db=self._tables[table])
+        return cast(bytes | None, self._reader.get(key, db=self._tables[table]))
 
     def get_anywhere(self, table: str, key: bytes) -> bytes | None:
         with self._env.begin() as transaction:
-            return cast(bytes | None, transaction.get(key, db=self._tables[table]))
+            return transaction.get(key, db=self._tables[table])
 
     def has(self, table: str, key: bytes) -> bool:
         with self._reader.cursor(db=self._tables[table]) as cursor:
