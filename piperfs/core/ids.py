@@ -27,6 +27,7 @@ TYPES: Final = frozenset((DIRECTORY, FILE, SYMLINK))
 
 ROOT_PARENT: Final = InodeId(b"d" + b"\x00" * 15)  # parent of the root; never an inode itself
 ORPHANS: Final = InodeId(b"d" + b"\xff" * 15)  # virtual directory that holds parentless links
+HIDDEN: Final = InodeId(b"d" + b"\xfe" * 15)  # virtual directory `/.piperfs`, which holds that
 
 
 def make_inode_id(type_letter: int, entropy: bytes) -> InodeId:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.core.ids import DIRECTORY, FILE, SYMLINK, InodeId
+from piperfs.core.ids import DIRECTORY, FILE, HIDDEN, ORPHANS, SYMLINK, InodeId, ReplicaId
 from piperfs.core.record import ContentHead
 from piperfs.fs.api import Attr, SetAttr
 from piperfs.fs.files import Files
@@ -25,6 +25,7 @@ TYPE_BITS: Final = {
     ord("b"): 0o060000,
     ord("s"): 0o140000,
 }
+VIRTUAL: Final = InodeRow(0o555, "", "", ReplicaId(b""))
 
 
 def type_bits(inode: InodeId) -> int:
@@ -47,6 +48,8 @@ class Attributes:
             return node.anonymous.row
         inode = node.inode if node.version is None else node.version.copy_of
         row = None if inode is None else self._store.inode(inode)
+        if row is None and inode in (HIDDEN, ORPHANS):
+            return VIRTUAL
         if row is None:
             raise FsError(ErrorKind.STALE)
         if node.version is not None and node.version.head is not None:

@@ -1,7 +1,7 @@
 """Listing directories: stable cookies, and attributes on the way for those who ask."""
 
 from piperfs.core.errors import FsError
-from piperfs.core.ids import InodeId
+from piperfs.core.ids import HIDDEN, ORPHANS, InodeId
 from piperfs.fs.api import ROOT_INO, DirectoryEntry
 from piperfs.fs.attributes import Attributes, type_bits
 from piperfs.fs.inodes import Inodes, Node
@@ -27,6 +27,9 @@ class Listings:
         if node.anonymous is not None:
             return []
         entries = [] if cookie >= DOT_DOT else self._dots(node)[cookie:]
+        if node.inode == HIDDEN:
+            here = [] if cookie > DOT_DOT else [self._orphans(plus=plus)]
+            return [*entries, *here]
         listed = self._store.list_directory(node.inode, cookie, count)
         for position, name, inode in listed:
             if plus:
@@ -35,6 +38,12 @@ class Listings:
                 number = self._inodes.number(inode)
                 entries.append(DirectoryEntry(name, number, type_bits(inode), position))
         return entries
+
+    def _orphans(self, *, plus: bool) -> DirectoryEntry:
+        child = self._inodes.open(ORPHANS)
+        child.lookups += plus
+        attr = self._attributes.get(child)
+        return DirectoryEntry(b"orphans", child.ino, attr.mode, DOT_DOT + 1, attr if plus else None)
 
     def _dots(self, node: Node) -> list[DirectoryEntry]:
         mode = type_bits(node.inode)

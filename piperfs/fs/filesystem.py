@@ -11,7 +11,7 @@ from typing import Final
 
 from piperfs.core import limits
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.core.ids import ORPHANS, ChunkId, InodeId, is_directory, is_file, is_symlink
+from piperfs.core.ids import HIDDEN, ORPHANS, ChunkId, InodeId, is_directory, is_file, is_symlink
 from piperfs.core.sealing import Keyring
 from piperfs.fs.acl import Acls
 from piperfs.fs.api import Attr, Buffer, Caller, DirectoryEntry, Opened, SetAttr, StatFs
@@ -38,6 +38,7 @@ TYPE_MASK: Final = 0o170000
 REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
 HIDDEN_DIRECTORY: Final = b".piperfs"
+ORPHANS_DIRECTORY: Final = b"orphans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,12 @@ class Filesystem:
         return self._inodes.open(row.links[0].parent) if row.links else self._inodes.get(1)
 
     def _hidden(self, directory: Node, name: bytes) -> Node | None:
-        """`/.piperfs` is the directory of orphans; it is never listed."""
-        if name != HIDDEN_DIRECTORY or directory.inode != self._store.root:
-            return None
-        return self._inodes.open(ORPHANS) if self._store.inode(ORPHANS) is not None else None
+        """`/.piperfs`, which is never listed, and the directory of orphans in it."""
+        if name == HIDDEN_DIRECTORY and directory.inode == self._store.root:
+            return self._inodes.open(HIDDEN)
+        if name == ORPHANS_DIRECTORY and directory.inode == HIDDEN:
+            return self._inodes.open(ORPHANS)
+        return None
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped `count` of its lookups."""

@@ -12,6 +12,7 @@ from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import (
     DIRECTORY,
     FILE,
+    HIDDEN,
     ORPHANS,
     SYMLINK,
     InodeId,
@@ -108,7 +109,7 @@ class Namespace:
             self._store.apply_local(changes, self._clock.now_ns())
 
     def writable_directory(self, parent: Node) -> InodeId:
-        if parent.anonymous is not None or parent.inode == ORPHANS:
+        if parent.anonymous is not None or parent.inode in (HIDDEN, ORPHANS):
             raise FsError(ErrorKind.NOT_FOUND)
         return parent.inode
 

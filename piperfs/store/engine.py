@@ -85,6 +85,17 @@ class LmdbEngine:
     def count(self, table: str) -> int:
         return int(self._reader.stat(self._tables[table])["entries"])
 
+    def bytes_used(self) -> int:
+        """Size of the file, free pages included."""
+        return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
+
+    def snapshot(self) -> "LmdbEngine":
+        """The newest commit as it is now, to be read by one other thread; close it soon."""
+        copy = object.__new__(_LmdbSnapshot)
+        copy._env, copy._tables, copy._failed = self._env, self._tables, "it is a snapshot"
+        copy._reader = self._env.begin()
+        return copy
+
     def commit(self, batch: Batch) -> None:
         if self._failed is not None:
             raise StoreError(f"the store stopped taking writes after an error: {self._failed}")
@@ -111,6 +122,16 @@ class LmdbEngine:
     def close(self) -> None:
         self._reader.abort()
         self._env.close()
+
+
+class _LmdbSnapshot(LmdbEngine):
+    """Shares the file of another engine, which outlives it."""
+
+    def refresh(self) -> None:
+        """A snapshot stays as it is."""
+
+    def close(self) -> None:
+        self._reader.abort()
 
 
 def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:

@@ -115,15 +115,11 @@ class Operations:
     def mkdir(self, request: Request) -> Reply:
         mode, umask = request.fields(layout.MKDIR_IN)
         name = request.name(layout.MKDIR_IN)
-        return encoding.encode_entry(
-            self._fs.mkdir(request.ino, name, mode, request.caller(umask))
-        )
+        return encoding.encode_entry(self._fs.mkdir(request.ino, name, mode, request.caller(umask)))
 
     def symlink(self, request: Request) -> Reply:
         name, target = request.names()
-        return encoding.encode_entry(
-            self._fs.symlink(request.ino, name, target, request.caller())
-        )
+        return encoding.encode_entry(self._fs.symlink(request.ino, name, target, request.caller()))
 
     def link(self, request: Request) -> Reply:
         (ino,) = request.fields(layout.LINK_IN)
@@ -161,9 +157,7 @@ class Operations:
         fields = request.fields(layout.SETATTR_IN)
         changes = _decode_setattr(fields, self._service.now_ns)
         fh = fields[2] if fields[0] & SetAttrFlag.FH else None
-        return encoding.encode_attr(
-            self._fs.setattr(request.ino, changes, fh, request.caller())
-        )
+        return encoding.encode_attr(self._fs.setattr(request.ino, changes, fh, request.caller()))
 
     def statfs(self, request: Request) -> Reply:
         return encoding.encode_statfs(self._fs.statfs())
