@@ -33,6 +33,12 @@ SEALED_OVERHEAD_BYTES_MAX: Final = 128
 INLINE_EXTENTS_MAX: Final = 64  # longer manifests become trees of nodes
 NODE_EXTENTS_MAX: Final = 512
 
+# Membership.
+MEMBERSHIP_RECORD_BYTES_MAX: Final = 256 * KIB
+MEMBERSHIP_PENDING_MAX: Final = 1024
+TICKET_CHARS_MAX: Final = 4096
+TICKET_ADDRESSES_MAX: Final = 16
+
 # The wire.
 FRAME_BYTES_MAX: Final = 1 * MIB + 64
 PREAUTH_FRAME_BYTES_MAX: Final = 4 * KIB

@@ -1,0 +1,184 @@
+"""Membership records: what an admin or a member signs about who belongs to a volume.
+
+Each record names the heads of the graph that its author had seen, so the records form a hash
+graph that nobody can reorder. The signed bytes are kept as they are; a record's id is their hash.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from blake3 import blake3
+
+from piperfs.core.errors import PeerError
+from piperfs.core.identity import KEY_BYTES, Identity, PublicKeys, verify, wrap
+from piperfs.core.ids import EpochId, ReplicaId, VolumeId
+from piperfs.core.limits import MEMBERSHIP_RECORD_BYTES_MAX
+
+CONTEXT: Final = b"piperfs membership v1\0"
+JOIN_CONTEXT: Final = b"piperfs join v1\0"
+WRAP_INFO: Final = b"piperfs epoch key v1"
+LABEL_CHARS_MAX: Final = 100
+PARENTS_MAX: Final = 64
+
+Role: TypeAlias = Literal["admin", "writer", "reader", "store"]
+RecordId: TypeAlias = bytes  # 32 bytes
+
+
+class Wrap(msgspec.Struct, array_like=True, frozen=True):
+    """An epoch key for one member."""
+
+    member: ReplicaId
+    sealed: bytes
+
+
+class Genesis(msgspec.Struct, array_like=True, frozen=True, tag="genesis"):
+    """Makes a volume and its first admin; its hash is the volume's id."""
+
+    salt: bytes
+    label: str
+    keys: PublicKeys
+    member_label: str
+    wraps: tuple[Wrap, ...]
+
+
+class Invite(msgspec.Struct, array_like=True, frozen=True, tag="invite"):
+    """Lets one more device in: whoever proves to know the secret behind `proof_key`."""
+
+    proof_key: bytes
+    role: Role
+    expires_ns: int
+
+
+class Join(msgspec.Struct, array_like=True, frozen=True, tag="join"):
+    """A device comes in; written by the member that admits it."""
+
+    invite: RecordId
+    keys: PublicKeys
+    label: str
+    proof: bytes
+    wraps: tuple[Wrap, ...]  # epoch id and its key, wrapped; none for the role store
+
+
+class SetRole(msgspec.Struct, array_like=True, frozen=True, tag="role"):
+    """A member's role changes."""
+
+    member: ReplicaId
+    role: Role
+
+
+class Remove(msgspec.Struct, array_like=True, frozen=True, tag="remove"):
+    """A member goes; its operations count up to the number `cut`."""
+
+    member: ReplicaId
+    cut: int
+
+
+class Rotate(msgspec.Struct, array_like=True, frozen=True, tag="rotate"):
+    """A new epoch; `previous` is the key of the epoch before, sealed with the new one."""
+
+    wraps: tuple[Wrap, ...]
+    before: EpochId
+    previous: bytes
+
+
+Statement: TypeAlias = Genesis | Invite | Join | SetRole | Remove | Rotate
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """What is signed."""
+
+    parents: tuple[RecordId, ...]
+    author: ReplicaId
+    time_ns: int
+    statement: Statement
+
+
+class SignedRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A record as it travels."""
+
+    raw: bytes
+    signature: bytes
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_record = msgspec.msgpack.Decoder(Record).decode
+_unpack_signed = msgspec.msgpack.Decoder(SignedRecord).decode
+
+
+def record_id(raw: bytes) -> RecordId:
+    """The id of a signed record: the hash of what is signed."""
+    return blake3(_open(raw).raw).digest()
+
+
+def epoch_of(record: RecordId) -> EpochId:
+    """The epoch that a Genesis or Rotate record makes."""
+    return EpochId(record[:16])
+
+
+def author_record(
+    identity: Identity, parents: Sequence[RecordId], time_ns: int, statement: Statement
+) -> bytes:
+    """Sign a statement on top of the heads one knows."""
+    raw = _pack(Record(tuple(sorted(parents)), identity.replica, time_ns, statement))
+    return _pack(SignedRecord(raw, identity.sign(CONTEXT + raw)))
+
+
+def _open(raw: bytes) -> SignedRecord:
+    if len(raw) > MEMBERSHIP_RECORD_BYTES_MAX:
+        raise PeerError("a membership record is too long")
+    try:
+        return _unpack_signed(raw)
+    except msgspec.MsgspecError as error:
+        raise PeerError(f"a membership record does not decode: {error}") from error
+
+
+def decode_record(raw: bytes) -> tuple[RecordId, Record]:
+    """Decode and check what can be checked alone; the signature needs the author's key."""
+    signed = _open(raw)
+    try:
+        record = _unpack_record(signed.raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"a membership record does not decode: {error}") from error
+    _check(record)
+    return blake3(signed.raw).digest(), record
+
+
+def verify_record(raw: bytes, signing: bytes) -> None:
+    """Raises PeerError unless the key signed the record."""
+    signed = _open(raw)
+    verify(signing, CONTEXT + signed.raw, signed.signature)
+
+
+def _require(condition: object, rule: str) -> None:
+    if not condition:
+        raise PeerError(f"a membership record breaks a rule: {rule}")
+
+
+def _check(record: Record) -> None:
+    statement = record.statement
+    _require(len(record.author) == 16, "an author id has 16 bytes")
+    _require(len(record.parents) <= PARENTS_MAX, "at most 64 parents")
+    _require(all(len(parent) == 32 for parent in record.parents), "a parent id has 32 bytes")
+    _require(list(record.parents) == sorted(set(record.parents)), "parents are sorted")
+    is_genesis = isinstance(statement, Genesis)
+    _require(is_genesis == (not record.parents), "genesis, and it alone, has no parents")
+    if isinstance(statement, Genesis | Join):
+        keys = statement.keys
+        _require(len(keys.signing) == len(keys.sealing) == KEY_BYTES, "keys have 32 bytes")
+    if isinstance(statement, Genesis):
+        _require(statement.keys.replica == record.author, "the founder signs genesis")
+        _require(len(statement.salt) == 32, "the salt has 32 bytes")
+        _require(len(statement.label) <= LABEL_CHARS_MAX, "a label has at most 100 characters")
+    if isinstance(statement, Join):
+        _require(len(statement.label) <= LABEL_CHARS_MAX, "a label has at most 100 characters")
+
+
+def join_proof_message(volume: VolumeId, invite: RecordId, keys: PublicKeys) -> bytes:
+    """What the key behind an invite signs to let a device in."""
+    return JOIN_CONTEXT + volume + invite + _pack(keys)
+
+
+def make_wraps(secret: bytes, members: Sequence[PublicKeys]) -> tuple[Wrap, ...]:
+    """An epoch key for each of several members."""
+    return tuple(Wrap(keys.replica, wrap(secret, keys.sealing, WRAP_INFO)) for keys in members)
