@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.core.ids import DIRECTORY, FILE, HIDDEN, ORPHANS, SYMLINK, InodeId, ReplicaId
+from piperfs.core.ids import DIRECTORY, FILE, HIDDEN, ORPHANS, SYMLINK, InodeId, ReplicaId, is_file
 from piperfs.core.record import ContentHead
 from piperfs.fs.api import Attr, SetAttr
 from piperfs.fs.files import Files
@@ -134,6 +134,7 @@ class Attributes:
             owner = owner or self._owners.user_name(self.ownership(row)[0])
             group = group or self._owners.group_name(self.ownership(row)[1])
             mode = row.mode & ~self._hidden_bits(row) if mode is None else mode
+            mode = without_set_id(mode) if is_file(node.inode) else mode
         if change.atime_ns is not None:
             local = self._store.local(node.inode)
             self._store.put_local(node.inode, replace(local, atime_ns=change.atime_ns))

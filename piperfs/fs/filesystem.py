@@ -333,6 +333,11 @@ class Filesystem:
         source, target = self._files.handle(fh_in).node, self._writable(fh_out).node
         return self._ranges.copy(source, offset_in, target, offset_out, size)
 
+    @property
+    def has_absent(self) -> bool:
+        """Whether any content at all is missing here."""
+        return self._store.chunks.want_count > 0
+
     # Flushing
 
     def dirty_bytes(self, ino: int) -> int:

@@ -216,7 +216,7 @@ def _attach_by_helper(mountpoint: Path, options: MountOptions) -> int:
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if done.returncode or not descriptors:
         raise UserError(f"cannot mount on '{mountpoint}': {done.stderr.strip()}")
-    os.set_inheritable(descriptors[0], False)
+    os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - the signature of os
     return descriptors[0]
 
 

@@ -9,11 +9,9 @@ Dirty contents become versions of the file when it is closed or synced, when the
 when they grow old: five seconds of work at most are at risk.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -22,6 +20,7 @@ from piperfs.core.ids import ChunkId
 from piperfs.core.limits import KIB, MIB
 from piperfs.fs.api import Buffer
 from piperfs.fs.filesystem import Filesystem
+from piperfs.fs.flush import Flush
 from piperfs.fs.missing import MissingChunks
 from piperfs.obs.log import get_logger
 
@@ -36,21 +35,149 @@ T = TypeVar("T")
 log = get_logger("fuse")
 
 
-class Plan(Protocol):
-    """What is to be chunked and sealed; made on the loop, executed anywhere."""
-
-    @property
-    def dirty_bytes(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the daemon lends to the service."""
 
     fetch: Callable[[Iterable[ChunkId], float], Awaitable[None]]  # ids, deadline (trio time)
     prefetch: Callable[[Iterable[ChunkId]], None]  # fetch in the background, best effort
-    execute: Callable[..., object]  # turns a plan into its result; thread-safe
     commit: Callable[[], Awaitable[None]]  # returns when everything applied is durable
-    uncommitted_bytes: Callable[[], int]
     now_ns: Callable[[], int]
     deadline_s: float = 30.0
+
+
+class Service:
+    """The waiting half of a mounted file system."""
+
+    def __init__(self, filesystem: Filesystem, surroundings: Surroundings) -> None:
+        self._fs = filesystem
+        self._around = surroundings
+        self._flushing: dict[int, trio.Event] = {}
+        self.now_ns = surroundings.now_ns
+
+    # Reading
+
+    async def with_chunks(self, call: Callable[[], T]) -> T:
+        """Call until no chunk is missing. Raises FsError when the deadline passes first."""
+        deadline = trio.current_time() + self._around.deadline_s
+        while True:
+            try:
+                return call()
+            except MissingChunks as missing:
+                if trio.current_time() >= deadline:
+                    raise FsError(ErrorKind.TIMED_OUT) from missing
+                await self._around.fetch(missing.chunks, deadline)
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        """Bytes of a file, fetched first where they are absent."""
+        data = await self.with_chunks(lambda: self._fs.read(fh, offset, size))
+        self.read_ahead(fh, offset, size)
+        return data
+
+    def read_ahead(self, fh: int, offset: int, size: int) -> None:
+        """Ask for what a sequential reader wants next, if some of it is absent."""
+        if not self._fs.has_absent:
+            return
+        try:
+            absent = self._fs.chunks_from(fh, offset + size, READAHEAD_BYTES)
+        except MissingChunks as missing:
+            absent = list(missing.chunks)
+        if absent:
+            self._around.prefetch(absent)
+
+    # Writing
+
+    def needs_relief(self, ino: int) -> bool:
+        """Whether a writer must wait, since too much of its work is in memory only."""
+        return (
+            self._fs.dirty_bytes(ino) > INODE_DIRTY_BYTES_MAX
+            or self._fs.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX
+        )
+
+    async def relieve(self, ino: int) -> None:
+        """Bring the amount of work in memory down."""
+        if self._fs.dirty_bytes(ino) > INODE_DIRTY_BYTES_MAX:
+            await self.flush(ino, spill=True)
+        if self._fs.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX:
+            await self._around.commit()
+
+    def flush_at_once(self, ino: int) -> bool:
+        """Flush a small file without waiting; False if it has to be awaited."""
+        if ino in self._flushing or self._fs.dirty_bytes(ino) > INLINE_FLUSH_BYTES_MAX:
+            return False
+        flush = self._fs.begin_flush(ino)
+        if flush is None:
+            return True
+        try:
+            flush.execute()
+        except MissingChunks:
+            self._fs.abandon_flush(ino, flush)
+            return False
+        except Exception:
+            self._fs.abandon_flush(ino, flush)
+            raise
+        self._fs.finish_flush(ino, flush)
+        return True
+
+    async def flush(self, ino: int, *, spill: bool = False) -> None:
+        """Return when everything written to the file so far is in chunks, and a version."""
+        while ino in self._flushing:
+            await self._flushing[ino].wait()
+        flush = self._fs.begin_flush(ino, spill=spill)
+        if flush is None:
+            return
+        done = self._flushing[ino] = trio.Event()
+        try:
+            with trio.CancelScope(shield=True):  # half a flush helps nobody
+                await self._execute(flush)
+        except BaseException:
+            self._fs.abandon_flush(ino, flush)
+            raise
+        finally:
+            del self._flushing[ino]
+            done.set()
+        self._fs.finish_flush(ino, flush)
+
+    async def _execute(self, flush: Flush) -> None:
+        deadline = trio.current_time() + self._around.deadline_s
+        while True:
+            try:
+                await trio.to_thread.run_sync(flush.execute)
+                return
+            except MissingChunks as missing:
+                if trio.current_time() >= deadline:
+                    raise FsError(ErrorKind.TIMED_OUT) from missing
+                await self._around.fetch(missing.chunks, deadline)
+
+    async def release(self, ino: int, fh: int) -> None:
+        """Close a handle; what it wrote becomes a version even if nobody could be told."""
+        try:
+            await self.flush(ino)
+        finally:
+            self._fs.release(fh)
+
+    async def fsync(self, ino: int) -> None:
+        """Return when the file, and everything done before, is on stable storage."""
+        if not self.flush_at_once(ino):
+            await self.flush(ino)
+        await self._around.commit()
+
+    async def sync(self) -> None:
+        """Return when everything is on stable storage."""
+        for ino, _ in self._fs.dirty_inos():
+            await self.flush(ino)
+        await self._around.commit()
+
+    async def flush_aged(self) -> None:
+        """For ever: make versions of what has waited for long, so that little is at risk."""
+        while True:
+            await trio.sleep(AGE_CHECK_S)
+            for ino, age in self._fs.dirty_inos():
+                if age >= FLUSH_AGE_S:
+                    await self._flush_quietly(ino)
+
+    async def _flush_quietly(self, ino: int) -> None:
+        try:
+            await self.flush(ino)
+        except (FsError, StoreError) as error:
+            log.warning("flush.delayed", ino=ino, reason=str(error))

@@ -37,6 +37,8 @@ class Engine(Protocol):
 
     def count(self, table: str) -> int: ...
 
+    def bytes_used(self) -> int: ...
+
     def commit(self, batch: Batch) -> None:
         """Write all or nothing and return when it is on stable storage. Raises StoreError."""
 
@@ -169,6 +171,9 @@ class MemoryEngine:
 
     def count(self, table: str) -> int:
         return len(self.durable[table])
+
+    def bytes_used(self) -> int:
+        return sum(len(value) for rows in self.durable.values() for value in rows.values())
 
     def commit(self, batch: Batch) -> None:
         if self._on_commit is not None:

@@ -376,6 +376,7 @@ class Index:
         directories = sum(1 for entry in group if is_directory(entry.target))
         others = [entry for entry in group if not is_directory(entry.target)]
         disputed = len(others) > (0 if directories else 1) or any(map(self._has_copies, others))
+        self.changes.attributes.add(parent)  # the listing changes, though no plain name does
         if self._flag(self._tables.conflict, key, name, wanted=disputed):
             self.disputes.count(parent, 1 if disputed else -1)
         if self._flag(self._tables.alias, key, name, wanted=directories > 1):

@@ -50,6 +50,10 @@ class OperationLog:
         """Write the counter down; once for each commit."""
         self._tables.meta.put(b"last_lseq", lseq_key(self.last_lseq))
 
+    def count(self) -> int:
+        """How many operations are live and durable."""
+        return self._tables.operation.count_durable()
+
     def has(self, operation: OperationId) -> bool:
         return self._tables.operation.has(operation)
 

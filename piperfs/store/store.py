@@ -81,7 +81,8 @@ class Store:
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         self._remote = RemoteWriter(self.replica, parts, self.chunks)
         self._frozen_lseq = 0
-        self.on_change: Callable[[ChangeSet], None] = _ignore
+        self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
+        self.on_dirty: Callable[[], None] = _do_nothing  # there is something to commit
 
     def _check_owner(self, identity: Identity) -> None:
         """A store of another volume or replica must never be mixed with this one's."""
@@ -181,6 +182,7 @@ class Store:
             outcome = self._remote.apply(operation, now_ns, self._local.last_seq)
             setattr(applied, outcome, getattr(applied, outcome) + 1)
         self._report()
+        self.on_dirty()
         return applied
 
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
@@ -195,6 +197,7 @@ class Store:
     def _forget_changes(self) -> None:
         """Whoever makes a local change knows of it."""
         self._parts.index.changes = ChangeSet()
+        self.on_dirty()
 
     def _report(self) -> None:
         changes = self._parts.index.changes
@@ -224,7 +227,7 @@ class Store:
     def freeze(self, now_ns: int) -> int:
         """Publish what is pending and set it aside for a commit; returns its last lseq."""
         self._local.publish(now_ns)
-        self._forget_changes()
+        self._parts.index.changes = ChangeSet()
         self.log.note_position()
         self.tables.meta.put(b"hlc", self._parts.clock.last.to_bytes(8, "big"))
         for table in self.tables.all:
@@ -256,6 +259,10 @@ class Store:
             self.finish(committed=False)
             raise
         self.finish(committed=True)
+
+    def bytes_used(self) -> int:
+        """Size of the store's file."""
+        return self._engine.bytes_used()
 
     def close(self) -> None:
         self._engine.close()
@@ -297,6 +304,10 @@ class Store:
 
 def _ignore(changes: ChangeSet) -> None:
     """Nobody holds caches."""
+
+
+def _do_nothing() -> None:
+    """Whoever changes the store commits it."""
 
 
 def _signing(identity: Identity) -> Callable[[Envelope], bytes]:

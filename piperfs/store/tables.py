@@ -115,6 +115,9 @@ class Table(Generic[V]):
         for key, raw in self._engine.scan(self.name, start, end):
             yield key, self._codec.decode(self._prefix + key, raw)
 
+    def count_durable(self) -> int:
+        return self._engine.count(self.name)
+
     def get_durable(self, key: bytes) -> V | None:
         raw = self._engine.get(self.name, key)
         return None if raw is None else self._codec.decode(self._prefix + key, raw)

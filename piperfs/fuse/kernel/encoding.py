@@ -8,13 +8,15 @@ invalidated exactly, so the timeout matters only if a notification were ever los
 from collections.abc import Iterable
 from typing import Final
 
-from piperfs.fs.api import Attr, Opened, StatFs
+from piperfs.fs.api import Attr, DirectoryEntry, Opened, StatFs
 from piperfs.fuse.kernel import layout
 from piperfs.fuse.kernel.layout import Notification
 
 CACHE_VALID_S: Final = 3600
 SECOND_NS: Final = 1_000_000_000
 ALIGNMENT: Final = 8
+DIRENT_BYTES_MIN: Final = 32  # an entry with a name of up to eight bytes
+DIRENTPLUS_BYTES_MIN: Final = 160
 HEADER_BYTES: Final = layout.OUT_HEADER.size
 NO_ENTRY: Final = bytes(layout.ENTRY_OUT.size)  # inode 0: no such name, and that may be cached
 ABSENT_NAME: Final = layout.ENTRY_OUT.pack(0, 0, CACHE_VALID_S, *[0] * 19)
@@ -45,8 +47,9 @@ def encode_attr(attr: Attr) -> bytes:
 def encode_entry(attr: Attr) -> bytes:
     """The reply to everything that names an inode: LOOKUP, MKDIR, LINK and so on."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+    valid_s = CACHE_VALID_S if attr.entry_valid else 0
     return _pack_entry(
-        attr.ino, attr.generation, CACHE_VALID_S, CACHE_VALID_S, 0, 0,
+        attr.ino, attr.generation, valid_s, valid_s, 0, 0,
         attr.ino, attr.size, attr.blocks,
         atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
         atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
@@ -68,22 +71,22 @@ def encode_opendir(fh: int) -> bytes:
 
 def encode_statfs(stat: StatFs) -> bytes:
     return layout.STATFS_OUT.pack(
-        stat.blocks, stat.bfree, stat.bavail, stat.files, stat.ffree,
-        stat.bsize, stat.namemax, stat.bsize,
+        stat.blocks, stat.blocks_free, stat.blocks_available, stat.files, stat.files_free,
+        stat.block_bytes, stat.name_bytes_max, stat.block_bytes,
     )  # fmt: skip
 
 
-def encode_dirent(name: bytes, attr: Attr, cookie: int) -> bytes:
+def encode_dirent(entry: DirectoryEntry) -> bytes:
     """One entry of a READDIR reply, padded to the kernel's alignment."""
-    padding = -len(name) % ALIGNMENT
-    head = layout.DIRENT.pack(attr.ino, cookie, len(name), attr.mode >> 12 & 0xF)
-    return head + name + bytes(padding)
+    name = entry.name
+    head = layout.DIRENT.pack(entry.ino, entry.cookie, len(name), entry.mode >> 12 & 0xF)
+    return head + name + bytes(-len(name) % ALIGNMENT)
 
 
-def encode_direntplus(name: bytes, attr: Attr, cookie: int) -> bytes:
-    """One entry of a READDIRPLUS reply; `.` and `..` carry no inode, so count no lookup."""
-    entry = NO_ENTRY if name in (b".", b"..") else encode_entry(attr)
-    return entry + encode_dirent(name, attr, cookie)
+def encode_direntplus(entry: DirectoryEntry) -> bytes:
+    """One entry of a READDIRPLUS reply; without attributes it counts no lookup."""
+    attr = NO_ENTRY if entry.attr is None else encode_entry(entry.attr)
+    return attr + encode_dirent(entry)
 
 
 def join_fitting(records: Iterable[bytes], size: int) -> tuple[bytes, int]:

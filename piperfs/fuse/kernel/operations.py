@@ -8,11 +8,11 @@ right (locks between processes of one computer, poll, bmap, access, statx).
 """
 
 import errno
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.fs.api import Attr, SetAttr
+from piperfs.fs.api import SetAttr
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fuse.kernel import encoding, layout
 from piperfs.fuse.kernel.encoding import Buffer
@@ -27,6 +27,7 @@ Handler = Callable[[Request], Reply]
 EMPTY: Final = b""
 O_ACCMODE: Final = 3
 SECOND_NS: Final = encoding.SECOND_NS
+COPY_BYTES_MAX: Final = 1 << 30  # of one request; the caller asks again for the rest
 
 
 class KernelError(Exception):
@@ -76,14 +77,14 @@ class Operations:
             Opcode.READDIR: self.readdir,
             Opcode.READDIRPLUS: self.readdirplus,
             Opcode.RELEASEDIR: self.releasedir,
-            Opcode.FSYNCDIR: self.fsyncdir,
-            Opcode.SYNCFS: self.fsyncdir,
+            Opcode.FSYNCDIR: self.sync,
+            Opcode.SYNCFS: self.sync,
             Opcode.IOCTL: self.ioctl,
             Opcode.FALLOCATE: self.fallocate,
             Opcode.LSEEK: self.lseek,
             Opcode.COPY_FILE_RANGE: self.copy_file_range,
             Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
-            Opcode.DESTROY: self.fsyncdir,
+            Opcode.DESTROY: self.destroy,
         }
 
     # Names
@@ -159,7 +160,7 @@ class Operations:
         fh = fields[2] if fields[0] & SetAttrFlag.FH else None
         return encoding.encode_attr(self._fs.setattr(request.ino, changes, fh, request.caller()))
 
-    def statfs(self, request: Request) -> Reply:
+    def statfs(self, _request: Request) -> Reply:
         return encoding.encode_statfs(self._fs.statfs())
 
     def setxattr(self, request: Request) -> Reply:
@@ -187,7 +188,7 @@ class Operations:
     def open(self, request: Request) -> Reply:
         flags, open_flags = request.fields(layout.OPEN_IN)
         if open_flags & layout.OPEN_KILL_SUIDGID:
-            self._kill_suidgid(request)
+            self._kill_suidgid(request.ino)
         opened = self._fs.open(request.ino, flags)
         return encoding.encode_open(opened, flush=flags & O_ACCMODE != 0)
 
@@ -211,18 +212,10 @@ class Operations:
     def write(self, request: Request) -> Reply:
         fh, offset, size, flags, *_ = request.fields(layout.WRITE_IN)
         if flags & layout.WRITE_KILL_SUIDGID:
-            self._kill_suidgid(request)
+            self._kill_suidgid(request.ino)
         data = request.rest(layout.WRITE_IN)[:size]
-        reply = layout.WRITE_OUT.pack(self._fs.write(fh, offset, data), 0)
-        ino = request.ino
-        if not self._service.note_written(ino):
-            return reply
-
-        async def relieved() -> Buffer:
-            await self._service.relieve(ino)
-            return reply
-
-        return relieved
+        written = self._fs.write(fh, offset, data)
+        return self._relieved(request.ino, layout.WRITE_OUT.pack(written, 0))
 
     def flush(self, request: Request) -> Reply:
         ino = request.ino
@@ -260,7 +253,7 @@ class Operations:
     def fallocate(self, request: Request) -> Reply:
         fh, offset, length, mode, _ = request.fields(layout.FALLOCATE_IN)
         self._fs.fallocate(fh, mode, offset, length)
-        return self._after_change(request.ino, EMPTY)
+        return self._relieved(request.ino, EMPTY)
 
     def lseek(self, request: Request) -> Reply:
         fh, offset, whence, _ = request.fields(layout.LSEEK_IN)
@@ -279,22 +272,19 @@ class Operations:
 
     def readdir(self, request: Request) -> Reply:
         fh, cookie, size, *_ = request.fields(layout.READ_IN)
-        found = self._fs.readdir(fh, cookie, plus=False)
-        reply, _ = encoding.join_fitting((encoding.encode_dirent(*each) for each in found), size)
+        count = size // encoding.DIRENT_BYTES_MIN + 1
+        found = self._fs.readdir(fh, cookie, plus=False, count=count)
+        reply, _ = encoding.join_fitting(map(encoding.encode_dirent, found), size)
         return reply
 
     def readdirplus(self, request: Request) -> Reply:
         fh, cookie, size, *_ = request.fields(layout.READ_IN)
-        seen: list[Attr] = []
-
-        def records() -> Iterator[bytes]:
-            for name, attr, following in self._fs.readdir(fh, cookie, plus=True):
-                seen.append(attr if name not in (b".", b"..") else None)
-                yield encoding.encode_direntplus(name, attr, following)
-
-        reply, delivered = encoding.join_fitting(records(), size)
-        for attr in filter(None, seen[:delivered]):
-            self._fs.readdir_delivered(attr.ino)
+        count = size // encoding.DIRENTPLUS_BYTES_MIN + 1
+        found = self._fs.readdir(fh, cookie, plus=True, count=count)
+        reply, delivered = encoding.join_fitting(map(encoding.encode_direntplus, found), size)
+        for entry in found[delivered:]:
+            if entry.attr is not None:
+                self._fs.forget(entry.ino, 1)
         return reply
 
     def releasedir(self, request: Request) -> Reply:
@@ -302,12 +292,64 @@ class Operations:
         self._fs.releasedir(fh)
         return EMPTY
 
-    def fsyncdir(self, request: Request) -> Reply:
+    def sync(self, _request: Request) -> Reply:
         async def synced() -> Buffer:
             await self._service.sync()
             return EMPTY
 
         return synced
 
-    def ioctl(self, request: Request) -> Reply:
+    def destroy(self, _request: Request) -> Reply:
+        return EMPTY
+
+    def ioctl(self, _request: Request) -> Reply:
         raise KernelError(errno.ENOTTY)
+
+    # Shared
+
+    def _kill_suidgid(self, ino: int) -> None:
+        self._fs.kill_suidgid(ino)
+
+    def _relieved(self, ino: int, reply: Buffer) -> Reply:
+        """The reply, at once unless the writer has to wait for its own work to be saved."""
+        if not self._service.needs_relief(ino):
+            return reply
+
+        async def relieved() -> Buffer:
+            await self._service.relieve(ino)
+            return reply
+
+        return relieved
+
+    def _copy(self, request: Request) -> int:
+        fh_in, offset_in, _, fh_out, offset_out, size, _ = request.fields(layout.COPY_FILE_RANGE_IN)
+        size = min(size, COPY_BYTES_MAX)
+        return self._fs.copy_range(fh_in, offset_in, fh_out, offset_out, size)
+
+
+def _sized(value: bytes, size: int) -> Buffer:
+    """An attribute, or how long it is when that is all the caller asks."""
+    if size == 0:
+        return layout.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise KernelError(errno.ERANGE)
+    return value
+
+
+def _decode_setattr(fields: tuple[int, ...], now_ns: Callable[[], int]) -> SetAttr:
+    valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
+
+    def time(flag: SetAttrFlag, now: SetAttrFlag, seconds: int, ns: int) -> int | None:
+        if valid & now:
+            return now_ns()
+        return seconds * SECOND_NS + ns if valid & flag else None
+
+    return SetAttr(
+        mode=mode & 0o7777 if valid & SetAttrFlag.MODE else None,
+        uid=uid if valid & SetAttrFlag.UID else None,
+        gid=gid if valid & SetAttrFlag.GID else None,
+        size=size if valid & SetAttrFlag.SIZE else None,
+        atime_ns=time(SetAttrFlag.ATIME, SetAttrFlag.ATIME_NOW, atime, atime_ns),
+        mtime_ns=time(SetAttrFlag.MTIME, SetAttrFlag.MTIME_NOW, mtime, mtime_ns),
+        kill_suidgid=bool(valid & SetAttrFlag.KILL_SUIDGID),
+    )

@@ -1,0 +1,169 @@
+"""What a daemon says about itself: facts for `status`, `peers`, `conflicts` and metrics.
+
+Everything is read from where it is anyway; nothing here changes anything, and a person who asks
+for one thing that is not in sync always gets the reason with it.
+"""
+
+import datetime as dt
+import os
+from collections.abc import Iterable, Iterator
+
+from piperfs.control.facts import ConflictFacts, MemberFacts, PeerFacts, Status, StoreFacts, Waiting
+from piperfs.core.ids import InodeId, ReplicaId
+from piperfs.daemon.node import Node
+from piperfs.obs.metrics import Sample
+from piperfs.store.directory import Found
+
+PATH_PARTS_MAX = 1000
+
+
+def iso(ns: int) -> str:
+    """A moment as people and programs read it."""
+    try:
+        moment = dt.datetime.fromtimestamp(ns / 1e9, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
+    return moment.isoformat(timespec="seconds")
+
+
+def path_of(node: Node, directory: InodeId, name: bytes = b"") -> str:
+    """A path from the root of the volume, as text."""
+    parts = [name] if name else []
+    inode = directory
+    while len(parts) < PATH_PARTS_MAX:
+        row = node.store.inode(inode)
+        if inode == node.store.root or row is None or not row.links:
+            break
+        parts.append(row.links[0].name)
+        inode = row.links[0].parent
+    return "/" + os.fsencode("/".join(map(os.fsdecode, reversed(parts)))).decode(
+        errors="backslashreplace"
+    )
+
+
+def conflicts(node: Node) -> Iterator[ConflictFacts]:
+    """Every version that stands beside another."""
+    for directory, shown, found in node.store.conflicts():
+        replica, when = _origin(found)
+        yield ConflictFacts(
+            path=path_of(node, directory, found.place.name if found.place else found.name),
+            copy=path_of(node, directory, shown),
+            author=node.name_of(replica),
+            when=iso(when),
+        )
+
+
+def _origin(found: Found) -> tuple[ReplicaId, int]:
+    if found.head is not None:
+        return found.head.replica, found.head.hlc
+    assert found.place is not None
+    return found.place.replica, found.place.hlc
+
+
+def members(node: Node) -> list[MemberFacts]:
+    """Everybody who was ever let in."""
+    return [
+        MemberFacts(
+            replica=member.replica.hex(),
+            name=member.label,
+            role=member.role,
+            joined=iso(member.joined_ns),
+            here=member.replica == node.store.replica,
+            removed=member.removed,
+        )
+        for member in node.members()
+    ]
+
+
+def peers(node: Node) -> list[PeerFacts]:
+    """The other members as seen from here."""
+    return node.replicator.status() if node.replicator is not None else _remembered(node)
+
+
+def _remembered(node: Node) -> list[PeerFacts]:
+    now = node.clock.now_ns()
+    found = []
+    for replica, row in node.store.peers().items():
+        met = row.last_contact_ns
+        found.append(
+            PeerFacts(
+                replica=replica.hex(),
+                name=node.name_of(replica),
+                state="never met" if not met else "waiting",
+                address=row.addresses[0] if row.addresses else None,
+                last_contact_s=(now - met) / 1e9 if met else None,
+                waits_for="no daemon runs here",
+            )
+        )
+    return found
+
+
+def status(node: Node) -> Status:
+    """Everything at once."""
+    known = peers(node)
+    waiting = list(_waiting(node, known))
+    connected = [peer for peer in known if peer.state == "connected"]
+    in_sync = not waiting if connected else None
+    return Status(
+        volume=node.store.volume.hex(),
+        label=node.label,
+        replica=node.store.replica.hex(),
+        name=node.name_of(node.store.replica),
+        role=node.role,
+        state=str(node.state.path),
+        pid=os.getpid() if node.is_daemon else None,
+        mountpoint=node.mountpoint,
+        listening=node.replicator.listening if node.replicator is not None else [],
+        digest=node.store.digest().hex(),
+        in_sync=in_sync,
+        waiting=waiting,
+        peers=known,
+        conflicts=sum(1 for _ in node.store.conflicts()),
+        key_protection=node.key_protection,
+        store=_store(node),
+        health=node.health(),
+    )
+
+
+def _store(node: Node) -> StoreFacts:
+    log = node.store.log
+    space = node.space()
+    return StoreFacts(
+        operations=log.count(),
+        not_yet_durable=log.last_lseq - log.durable_lseq,
+        chunks_wanted=node.store.chunks.want_count,
+        bytes_used=node.store.bytes_used(),
+        bytes_free=max(0, space.available),
+    )
+
+
+def _waiting(node: Node, known: Iterable[PeerFacts]) -> Iterator[Waiting]:
+    wanted = node.store.chunks.want_count
+    if wanted:
+        reason = "they arrive in the background" if node.is_daemon else "no daemon runs here"
+        yield Waiting(what=f"{wanted} chunks", reason=reason)
+    for peer in known:
+        if peer.waits_for is not None and peer.state == "connected":
+            yield Waiting(what="operations", reason=peer.waits_for, on=peer.name)
+
+
+def samples(node: Node) -> Iterator[Sample]:
+    """The store in numbers."""
+    log, chunks = node.store.log, node.store.chunks
+    yield Sample("operations_live", "Operations in the log.", log.count())
+    yield Sample(
+        "durable_lag_operations",
+        "Operations applied but not yet durable.",
+        log.last_lseq - log.durable_lseq,
+    )
+    yield Sample("conflicts", "Versions beside others.", sum(1 for _ in node.store.conflicts()))
+    yield Sample("chunks_wanted", "Absent chunks of live versions.", chunks.want_count)
+    yield Sample("chunks_damaged", "Chunks found damaged.", chunks.damaged, counts_up=True)
+    yield Sample("view_mismatches", "Index rows unlike the view; always 0.", 0)
+    yield Sample("store_bytes", "Size of the store's file.", node.store.bytes_used())
+    yield Sample("commits", "Commits of the store.", node.committer.commits, counts_up=True)
+    for peer in peers(node):
+        label = (("peer", peer.replica[:12]),)
+        yield Sample("peer_connected", "1 if connected.", peer.state == "connected", label)
+        if peer.behind is not None:
+            yield Sample("peer_behind_operations", "What it lacks of ours.", peer.behind, label)

@@ -1,0 +1,186 @@
+"""The conversation with the kernel over one descriptor, inside trio.
+
+The descriptor is drained before waiting again, so a burst of requests costs one wake-up; what can
+be answered from local state is answered at once, on the spot. What has to wait runs as a task and
+can be interrupted: a program that waits for absent content dies when it is told to.
+"""
+
+import errno
+import os
+from typing import Final
+
+import trio
+
+from piperfs.core.limits import KIB, MIB
+from piperfs.fs.filesystem import Filesystem
+from piperfs.fs.missing import MissingChunks
+from piperfs.fuse.kernel import encoding, layout
+from piperfs.fuse.kernel.encoding import Buffer
+from piperfs.fuse.kernel.layout import InitFlag, Opcode
+from piperfs.fuse.kernel.operations import EMPTY, Handler, KernelError, Later, Operations
+from piperfs.fuse.kernel.request import Request
+from piperfs.fuse.service import Service
+from piperfs.fuse.translate import is_foreseen, to_errno
+from piperfs.obs.log import get_logger
+
+WRITE_BYTES_MAX: Final = 1 * MIB
+PAGE_BYTES: Final = 4 * KIB
+BUFFER_BYTES: Final = WRITE_BYTES_MAX + 64 * KIB
+DRAIN_MAX: Final = 64  # requests between two looks at everything else
+WAITING_MAX: Final = 64
+FEATURES: Final = (
+    InitFlag.ASYNC_READ
+    | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.BIG_WRITES
+    | InitFlag.DONT_MASK
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.READDIRPLUS_AUTO
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.POSIX_ACL
+    | InitFlag.MAX_PAGES
+    | InitFlag.CACHE_SYMLINKS
+    | InitFlag.HANDLE_KILLPRIV_V2
+    | InitFlag.SETXATTR_EXT
+)
+
+log = get_logger("fuse")
+
+
+class Connection:
+    """Serves one mount until the kernel closes it."""
+
+    def __init__(self, descriptor: int, filesystem: Filesystem, service: Service) -> None:
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
+        self._operations = Operations(filesystem, service)
+        self._table: dict[int, Handler] = self._operations.table
+        self._service = service
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._waiting: dict[int, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self.requests = 0
+        self.ready = trio.Event()
+
+    async def run(self) -> None:
+        """Answer requests until the file system is unmounted."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while await self._drain():
+                pass
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self) -> bool:
+        """Wait for requests and answer what is there; False at the end."""
+        await trio.lowlevel.wait_readable(self._descriptor)
+        for _ in range(DRAIN_MAX):
+            try:
+                os.readv(self._descriptor, [self._buffer])
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return False
+                if error.errno in (errno.EINTR, errno.ENOENT):
+                    continue
+                raise
+            self.requests += 1
+            self._answer(Request(self._buffer))
+        return True
+
+    def _answer(self, request: Request) -> None:
+        if request.opcode == Opcode.INTERRUPT:
+            (unique,) = request.fields(layout.INTERRUPT_IN)
+            if (scope := self._waiting.get(unique)) is not None:
+                scope.cancel()
+            return
+        if request.opcode == Opcode.INIT:
+            self._negotiate(request)
+            return
+        handler = self._table.get(request.opcode)
+        if handler is None:
+            self._refuse(request.unique, errno.ENOSYS)
+            return
+        try:
+            reply = handler(request)
+        except MissingChunks:
+            self._start_fetching(request.detached(), handler)
+        except Exception as error:  # noqa: BLE001 - becomes the answer
+            self._fail(request.unique, request.opcode, error)
+        else:
+            if callable(reply):
+                self._start(request.unique, request.opcode, reply)
+            elif reply is not None:
+                self._send(request.unique, reply)
+
+    def _negotiate(self, request: Request) -> None:
+        """INIT: agree on the protocol's version and features."""
+        major, minor, readahead, flags = request.fields(layout.INIT_IN)
+        if major != layout.KERNEL_MAJOR or minor < layout.KERNEL_MINOR_MIN:
+            self._refuse(request.unique, errno.EPROTO)
+            return
+        wanted = FEATURES & flags
+        if not wanted & InitFlag.SETXATTR_EXT:
+            self._operations.setxattr_layout = layout.SETXATTR_IN
+        reply = layout.INIT_OUT.pack(
+            layout.KERNEL_MAJOR, min(minor, layout.KERNEL_MINOR), min(readahead, WRITE_BYTES_MAX),
+            wanted, WAITING_MAX, WAITING_MAX * 3 // 4, WRITE_BYTES_MAX, 1,
+            WRITE_BYTES_MAX // PAGE_BYTES, 0, 0,
+        )  # fmt: skip
+        self._send(request.unique, reply)
+        self.ready.set()
+
+    def _start_fetching(self, request: Request, handler: Handler) -> None:
+        """Answer when the chunks that the request needs are here."""
+
+        async def answer() -> Buffer:
+            reply = await self._service.with_chunks(lambda: handler(request))
+            return await reply() if callable(reply) else reply or EMPTY
+
+        self._start(request.unique, request.opcode, answer)
+
+    def _start(self, unique: int, opcode: int, later: Later) -> None:
+        assert self._nursery is not None
+        scope = self._waiting[unique] = trio.CancelScope()
+        self._nursery.start_soon(self._finish, unique, opcode, later, scope)
+
+    async def _finish(
+        self, unique: int, opcode: int, later: Later, scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                self._send(unique, await later())
+                return
+            self._refuse(unique, errno.EINTR)
+        except Exception as error:  # noqa: BLE001 - becomes the answer
+            self._fail(unique, opcode, error)
+        finally:
+            del self._waiting[unique]
+
+    def _fail(self, unique: int, opcode: int, error: Exception) -> None:
+        """No error ends the mount: it becomes the answer, and the log tells the unforeseen."""
+        if isinstance(error, KernelError):
+            self._refuse(unique, error.errno)
+            return
+        if not is_foreseen(error):
+            log.error("fuse.failed", operation=_name(opcode), exc_info=error)
+        self._refuse(unique, to_errno(error))
+
+    def _refuse(self, unique: int, number: int) -> None:
+        self._write(unique, (encoding.encode_header(unique, 0, number),))
+
+    def _send(self, unique: int, body: Buffer) -> None:
+        self._write(unique, (encoding.encode_header(unique, len(body)), body))
+
+    def _write(self, unique: int, parts: tuple[Buffer, ...]) -> None:
+        try:
+            os.writev(self._descriptor, parts)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # interrupted, or unmounted
+                log.warning("fuse.reply_refused", unique=unique, errno=error.errno)
+
+
+def _name(opcode: int) -> str:
+    try:
+        return Opcode(opcode).name.lower()
+    except ValueError:
+        return str(opcode)
