@@ -105,6 +105,10 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     sealed: bytes
     signature: bytes
 
+    def encode(self) -> bytes:
+        """The envelope as it travels."""
+        return _encode(self)
+
     @property
     def id(self) -> OperationId:
         length = len(self.header).to_bytes(4, "big")
@@ -173,6 +177,12 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
 def decode_header(raw: bytes) -> Header:
     """The clear part of an operation, checked. Raises PeerError."""
     return _open_header(decode_envelope(raw))
+
+
+def refs_of(envelope: Envelope) -> tuple[ChunkId, ...]:
+    """The chunks that an operation of our own log refers to."""
+    writes = _decode_header(envelope.header).writes
+    return tuple(chunk for write in writes for chunk in write.refs)
 
 
 def _open_header(envelope: Envelope) -> Header:

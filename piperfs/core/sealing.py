@@ -9,7 +9,7 @@ Object: version (1 byte), epoch (16), siv (32), ciphertext with tag.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -82,8 +82,14 @@ class Keyring:
     def __init__(self, volume: VolumeId, keys: Mapping[EpochId, bytes], current: EpochId) -> None:
         self._volume = volume
         self._sealers: dict[EpochId, EpochSealer] = {}
-        self._current: EpochSealer
-        self.update(keys, current)
+        self._current: EpochSealer | None = None
+        if keys:
+            self.update(keys, current)
+
+    @classmethod
+    def empty(cls, volume: VolumeId) -> Self:
+        """A keyring that opens and seals nothing until it is given keys."""
+        return cls(volume, {}, EpochId(b""))
 
     def update(self, keys: Mapping[EpochId, bytes], current: EpochId) -> None:
         """Take over new epochs; `current` must be one of `keys`."""
@@ -96,14 +102,19 @@ class Keyring:
     @property
     def epoch(self) -> EpochId:
         """The epoch that new objects are sealed in."""
-        return self._current.epoch
+        return self._writer().epoch
+
+    def _writer(self) -> EpochSealer:
+        if self._current is None:
+            raise PeerError("this replica has no key to write with")
+        return self._current
 
     def knows(self, epoch: EpochId) -> bool:
         return epoch in self._sealers
 
     def seal_chunk(self, payload: bytes) -> tuple[ChunkId, bytes]:
         """Seal a chunk's payload; returns the chunk's id and the object."""
-        sealed = self._current.seal(CHUNK, payload)
+        sealed = self._writer().seal(CHUNK, payload)
         return ChunkId(blake3(sealed).digest()), sealed
 
     def open_chunk(self, sealed: bytes) -> bytes:
@@ -112,7 +123,7 @@ class Keyring:
 
     def seal_node(self, clear: bytes, plain: bytes) -> bytes:
         """Seal the lengths of a manifest node, bound to its clear part."""
-        return self._current.seal(NODE, plain, clear)
+        return self._writer().seal(NODE, plain, clear)
 
     def open_node(self, clear: bytes, sealed: bytes) -> bytes:
         """Open the lengths of a manifest node. Raises PeerError."""
@@ -120,7 +131,7 @@ class Keyring:
 
     def seal_bodies(self, header: bytes, plain: bytes) -> bytes:
         """Seal the bodies of an operation, bound to its header."""
-        return self._current.seal(BODIES, plain, header)
+        return self._writer().seal(BODIES, plain, header)
 
     def unseal_bodies(self, epoch: EpochId, header: bytes, sealed: bytes) -> bytes:
         """Open the bodies of an operation. Raises PeerError."""

@@ -65,6 +65,16 @@ class Committer:
         if waiting.error is not None:
             raise waiting.error
 
+    async def settled(self) -> None:
+        """Like `commit`, but in no hurry: the next commit is soon enough. Raises StoreError."""
+        waiting = self._next if self._store.has_uncommitted else self._running
+        if waiting is None:
+            return
+        self._dirty.set()
+        await waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error
+
     async def run(self) -> None:
         """Commit for ever; cancelling it leaves what was not committed uncommitted."""
         while True:

@@ -7,10 +7,11 @@ for one thing that is not in sync always gets the reason with it.
 import datetime as dt
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from piperfs.control.facts import ConflictFacts, MemberFacts, PeerFacts, Status, StoreFacts, Waiting
 from piperfs.core.ids import InodeId, ReplicaId
 from piperfs.daemon.node import Node
+from piperfs.obs.facts import ConflictFacts, MemberFacts, PeerFacts, Status, StoreFacts, Waiting
 from piperfs.obs.metrics import Sample
 from piperfs.store.directory import Found
 
@@ -41,15 +42,28 @@ def path_of(node: Node, directory: InodeId, name: bytes = b"") -> str:
     )
 
 
-def conflicts(node: Node) -> Iterator[ConflictFacts]:
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A version that stands beside another: both paths, and what it is."""
+
+    path: str
+    copy: str
+    found: Found
+
+
+def conflicts_found(node: Node) -> Iterator[Conflict]:
     """Every version that stands beside another."""
     for directory, shown, found in node.store.conflicts():
-        replica, when = _origin(found)
+        wanted = found.place.name if found.place else found.name
+        yield Conflict(path_of(node, directory, wanted), path_of(node, directory, shown), found)
+
+
+def conflicts(node: Node) -> Iterator[ConflictFacts]:
+    """The same, for people."""
+    for conflict in conflicts_found(node):
+        replica, when = _origin(conflict.found)
         yield ConflictFacts(
-            path=path_of(node, directory, found.place.name if found.place else found.name),
-            copy=path_of(node, directory, shown),
-            author=node.name_of(replica),
-            when=iso(when),
+            path=conflict.path, copy=conflict.copy, author=node.name_of(replica), when=iso(when)
         )
 
 

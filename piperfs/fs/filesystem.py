@@ -87,6 +87,10 @@ class Filesystem:
     def _report_stale(self, node: Node) -> None:
         self.on_invalidate(ChangeSet(content={node.inode}, attributes={node.inode}))
 
+    def report(self, changes: ChangeSet) -> None:
+        """Peers changed something: whoever caches it is told."""
+        self.on_invalidate(changes)
+
     def known_ino(self, inode: InodeId) -> int | None:
         """The kernel's number of an inode, if the kernel has heard of it."""
         node = self._inodes.find(inode)

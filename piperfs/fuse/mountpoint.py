@@ -123,8 +123,10 @@ class Mount(NamedTuple):
 
 
 def find_mount(mountpoint: Path) -> Mount | None:
-    """The PiperFS mount that hangs exactly here."""
-    wanted = os.path.realpath(mountpoint)
+    """The PiperFS mount that hangs exactly here, found without looking at the mount itself."""
+    absolute = os.path.abspath(mountpoint)
+    parent, name = os.path.split(absolute)
+    wanted = os.path.join(os.path.realpath(parent), name)
     found = [each for each in mounts() if each.point == wanted and each.fs_type == FS_TYPE]
     return found[-1] if found else None
 

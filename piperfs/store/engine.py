@@ -39,6 +39,9 @@ class Engine(Protocol):
 
     def bytes_used(self) -> int: ...
 
+    def snapshot(self) -> "Engine":
+        """The newest commit as it is now, to be read by one other thread; close it soon."""
+
     def commit(self, batch: Batch) -> None:
         """Write all or nothing and return when it is on stable storage. Raises StoreError."""
 
@@ -171,6 +174,11 @@ class MemoryEngine:
 
     def count(self, table: str) -> int:
         return len(self.durable[table])
+
+    def snapshot(self) -> "MemoryEngine":
+        copy = MemoryEngine(tuple(self.durable))
+        copy.durable = {name: rows.copy() for name, rows in self.durable.items()}
+        return copy
 
     def bytes_used(self) -> int:
         return sum(len(value) for rows in self.durable.values() for value in rows.values())

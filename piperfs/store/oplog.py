@@ -18,6 +18,7 @@ from piperfs.store.schema import Tables, after
 ZERO: Final = bytes(32)
 MODULUS: Final = 1 << 256
 END: Final = b"\xff" * 33
+SUM: Final = b"log_sum"  # count and sum of all live ids, in the table of facts
 
 _pack_envelope = msgspec.msgpack.Encoder().encode
 
@@ -38,6 +39,16 @@ class OperationLog:
         raw = tables.meta.get(b"last_lseq")
         self.last_lseq = int.from_bytes(raw or b"", "big")
         self.durable_lseq = self.last_lseq
+        self._count, self._total = self._sum_buckets()
+        self._frozen = self.durable_sum = (self._count, self._total)
+
+    def _sum_buckets(self) -> tuple[int, int]:
+        known = self._tables.meta.get(SUM)
+        if known is not None:
+            return int.from_bytes(known[:8], "big"), int.from_bytes(known[8:], "big")
+        rows = [bucket for _, bucket in self._tables.bucket.scan(b"", END)]
+        total = sum(int.from_bytes(bucket.total, "big") for bucket in rows) % MODULUS
+        return sum(bucket.count for bucket in rows), total
 
     def append(self, operation: OperationId, envelope: Envelope, live: int) -> None:
         assert live > 0
@@ -49,6 +60,14 @@ class OperationLog:
     def note_position(self) -> None:
         """Write the counter down; once for each commit."""
         self._tables.meta.put(b"last_lseq", lseq_key(self.last_lseq))
+        self._frozen = (self._count, self._total)
+        row = self._count.to_bytes(8, "big") + self._total.to_bytes(32, "big")
+        self._tables.meta.put(SUM, row)
+
+    def note_durable(self, lseq: int) -> None:
+        """What was noted last is on stable storage now."""
+        self.durable_lseq = lseq
+        self.durable_sum = self._frozen
 
     def count(self) -> int:
         """How many operations are live and durable."""
@@ -78,6 +97,8 @@ class OperationLog:
         key = operation[:2]
         bucket = self._tables.bucket.get(key) or Bucket(0, ZERO)
         value = int.from_bytes(operation, "big") * step
+        self._count += step
+        self._total = (self._total + value) % MODULUS
         total = (int.from_bytes(bucket.total, "big") + value) % MODULUS
         count = bucket.count + step
         self._tables.bucket.put(key, Bucket(count, total.to_bytes(32, "big")))
@@ -103,8 +124,22 @@ class OperationLog:
             found.append((int.from_bytes(key, "big"), raw))
         return found
 
+    def after_with_ids(self, lseq: int, bytes_max: int) -> list[tuple[int, OperationId, Envelope]]:
+        """Like `after`, as envelopes with their ids."""
+        found: list[tuple[int, OperationId, Envelope]] = []
+        total = 0
+        for key, envelope in self._tables.envelope.scan_durable(lseq_key(lseq + 1), b"\xff" * 9):
+            total += len(envelope.header) + len(envelope.sealed) + 80
+            if found and total > bytes_max:
+                break
+            found.append((int.from_bytes(key, "big"), envelope.id, envelope))
+        return found
+
     def fingerprint(self, lower: bytes, upper: bytes) -> tuple[int, bytes]:
         """Count and sum (mod 2^256) of the live durable ids with lower <= id < upper."""
+        if not lower and upper >= END:
+            count, total = self.durable_sum
+            return count, total.to_bytes(32, "big")
         count, total = 0, 0
         for part_count, part_total in self._parts(lower, upper):
             count += part_count

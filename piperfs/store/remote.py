@@ -5,7 +5,7 @@ are all covered, changes nothing.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 from piperfs.core.merge import insert
@@ -13,6 +13,8 @@ from piperfs.core.operation import Operation, Write, decode_envelope
 from piperfs.core.record import PENDING, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.local import Parts, is_version
+
+SEEN: Final = b"seen:"  # + replica in the table of facts: the author's highest number here
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class RemoteWriter:
             return "known"
         if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
             return "unattested"
+        self._note_seq(operation.replica, operation.seq)
         released: list[tuple[OperationId, bool]] = []
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]
         if not fresh:
@@ -50,6 +53,14 @@ class RemoteWriter:
             self._parts.clock.observe(write.hlc, now_ns)
             self._refresh(write)
         return "merged"
+
+    def highest(self, replica: ReplicaId) -> int:
+        """The highest number among the operations of an author that came here."""
+        return int.from_bytes(self._parts.tables.meta.get(SEEN + replica) or b"", "big")
+
+    def _note_seq(self, replica: ReplicaId, seq: int) -> None:
+        if seq > self.highest(replica):
+            self._parts.tables.meta.put(SEEN + replica, seq.to_bytes(8, "big"))
 
     def _merge(
         self, operation: Operation, write: Write, released: list[tuple[OperationId, bool]]

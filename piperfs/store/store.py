@@ -214,6 +214,12 @@ class Store:
         """The highest sequence number of this replica's own operations."""
         return self._local.last_seq
 
+    def highest_seq_of(self, replica: ReplicaId) -> int:
+        """The highest number among a replica's operations that are here."""
+        if replica == self.replica:
+            return self._local.last_seq
+        return self._remote.highest(replica)
+
     def raise_last_seq(self, seq: int) -> None:
         """Never use numbers up to `seq`: a peer has seen them, though this store has not."""
         self._local.last_seq = max(self._local.last_seq, seq)
@@ -248,7 +254,7 @@ class Store:
             table.thaw(committed=committed)
         self._engine.refresh()
         if committed:
-            self.log.durable_lseq = self._frozen_lseq
+            self.log.note_durable(self._frozen_lseq)
 
     def commit(self, now_ns: int) -> None:
         """All three steps at once, for commands that run without an event loop."""
@@ -259,6 +265,10 @@ class Store:
             self.finish(committed=False)
             raise
         self.finish(committed=True)
+
+    def snapshot_engine(self) -> Engine:
+        """The newest commit as it is now, for another thread to read; close it soon."""
+        return self._engine.snapshot()
 
     def bytes_used(self) -> int:
         """Size of the store's file."""

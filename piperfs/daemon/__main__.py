@@ -1,0 +1,80 @@
+"""The daemon's own command: what the command line starts as a process.
+
+Three ways to run: behind a mount, without a mount, or for one request on a volume that nobody has
+open. Errors before the volume is usable go back to whoever waits, word for word.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+import trio
+
+from piperfs.core.errors import ExitCode, PiperError, UserError
+from piperfs.daemon import lifecycle, offline, run
+from piperfs.daemon.clock import SYSTEM_CLOCK
+from piperfs.daemon.notify import Starter
+from piperfs.daemon.options import parse_options
+from piperfs.obs import log
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="piperfs.daemon")
+    ways = parser.add_subparsers(dest="way", required=True)
+    for way in ("mount", "serve", "offline"):
+        command = ways.add_parser(way)
+        command.add_argument("state", type=Path)
+        if way == "mount":
+            command.add_argument("mountpoint", type=Path)
+        if way == "offline":
+            command.add_argument("--control-fd", type=int, required=True)
+            continue
+        command.add_argument("-o", dest="options", default="")
+        command.add_argument("--sloppy", action="store_true")
+        command.add_argument("--ready-fd", type=int)
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the daemon; returns its exit code."""
+    arguments = _parse(sys.argv[1:])
+    lifecycle.harden()
+    if arguments.way == "offline":
+        log.configure(as_json=False, level="warning")
+        control = socket.socket(fileno=arguments.control_fd)
+        trio.run(offline.answer_one, arguments.state, control, SYSTEM_CLOCK)
+        return ExitCode.DONE
+    starter = Starter(arguments.ready_fd)
+    in_front = arguments.ready_fd is None
+    log.configure(as_json=not in_front)
+    error: PiperError | None = None
+    try:
+        options = parse_options(arguments.options, sloppy=arguments.sloppy)
+        job = run.Job(arguments.state, getattr(arguments, "mountpoint", None), options, in_front)
+        trio.run(run.run, job, starter, SYSTEM_CLOCK)
+    except* PiperError as group:
+        error = _first(group)
+    return ExitCode.DONE if error is None else _fail(starter, error, in_front=in_front)
+
+
+def _fail(starter: Starter, error: PiperError, *, in_front: bool) -> int:
+    starter.failed(error)
+    if in_front:
+        print(f"piperfs: {error}", file=sys.stderr)  # noqa: T201 - a person started us
+    return error.code if isinstance(error, UserError) else ExitCode.FAILED
+
+
+def _first(group: BaseExceptionGroup[PiperError]) -> PiperError:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    assert isinstance(inner, PiperError)
+    return inner
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # threads that wait on the kernel must not hold the process

@@ -1,0 +1,61 @@
+"""One request on a volume that nobody has open: open it, answer, commit, close."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from piperfs.control import server
+from piperfs.control.messages import Request
+from piperfs.control.server import Progress, Verb
+from piperfs.daemon import joining
+from piperfs.daemon.clock import Clock
+from piperfs.daemon.node import Node, create, open_node
+from piperfs.daemon.report import samples
+from piperfs.daemon.verbs import NAMES, Verbs, text
+from piperfs.obs.metrics import Metrics
+
+
+async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
+    """Answer one request that comes over a socket that the caller made."""
+    opened: list[Node] = []
+
+    async def init(request: Request, _progress: Progress) -> Any:
+        node = create(state, text(request, "label"), text(request, "member"), clock)
+        opened.append(node)
+        return describe(node)
+
+    async def join(request: Request, progress: Progress) -> Any:
+        ticket, member = text(request, "ticket"), text(request, "member")
+        node, words = await joining.join(state, ticket, member, clock, progress)
+        opened.append(node)
+        return describe(node) | {"role": node.role, "check_words": words}
+
+    def on_volume(name: str) -> Verb:
+        async def run(request: Request, progress: Progress) -> Any:
+            node = open_node(state, clock)
+            opened.append(node)
+            metrics = Metrics()
+            metrics.add(lambda: samples(node))
+            return await Verbs(node, metrics).table()[name](request, progress)
+
+        return run
+
+    verbs = {name: on_volume(name) for name in NAMES} | {"init": init, "join": join}
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(control))
+    try:
+        await server.answer(stream, verbs)
+    finally:
+        for node in opened:
+            node.close()
+
+
+def describe(node: Node) -> dict[str, str]:
+    """What a person wants to hear of a new volume."""
+    return {
+        "volume": node.store.volume.hex(),
+        "label": node.label,
+        "replica": node.store.replica.hex(),
+        "key_protection": node.key_protection,
+    }

@@ -1,0 +1,163 @@
+"""A daemon from start to end: everything that runs beside each other, and how it stops.
+
+Order matters at both ends. The volume is usable before anybody is told so; at the end the mount
+goes first, so that nothing new comes, then what is left is committed, then peers are left.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from piperfs.control import places, server
+from piperfs.core.errors import UserError
+from piperfs.daemon import lifecycle, upkeep
+from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
+from piperfs.daemon.clock import Clock
+from piperfs.daemon.node import ADDRESSES, Node, open_node
+from piperfs.daemon.notify import Starter
+from piperfs.daemon.options import Options
+from piperfs.daemon.report import samples
+from piperfs.daemon.verbs import Verbs
+from piperfs.fs.files import Clock as FileClock
+from piperfs.fs.filesystem import Filesystem, World
+from piperfs.fs.owners import Owners
+from piperfs.fuse import mount
+from piperfs.fuse.mountpoint import MountOptions
+from piperfs.fuse.service import Service, Surroundings
+from piperfs.obs import log as logs
+from piperfs.obs.metrics import Metrics
+from piperfs.replication.replicator import Replicator, ReplicatorOptions
+
+STOP_TIMEOUT_S: Final = 60
+
+log = logs.get_logger("daemon")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a daemon is started for; without a mount point it only serves."""
+
+    state: Path
+    mountpoint: Path | None
+    options: Options
+    in_front: bool
+
+
+async def run(job: Job, starter: Starter, clock: Clock) -> None:
+    """Serve a volume until it is unmounted or a signal comes. Raises UserError, StoreError."""
+    node = open_node(job.state, clock)
+    node.is_daemon = True
+    try:
+        if not job.in_front:
+            _log_to_file(node.state.log)
+        await _run_node(node, job, starter)
+    finally:
+        node.close()
+
+
+def _log_to_file(path: Path) -> None:
+    """Turn from the terminal of whoever started us to the volume's log."""
+    stream = path.open("a", encoding="utf-8", buffering=1)
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    logs.configure(stream, as_json=True)
+
+
+async def _run_node(node: Node, job: Job, starter: Starter) -> None:
+    metrics = Metrics()
+    metrics.add(lambda: samples(node))
+    stop = trio.Event()
+    runtime = places.prepare_runtime_directory()
+    del runtime
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lifecycle.stop_on_signal, stop)
+        nursery.start_soon(node.committer.run)
+        node.replicator = _replicator(node, job.options)
+        metrics.add(node.replicator.samples)
+        await nursery.start(node.replicator.run)
+        node.store.tables.meta.put(ADDRESSES, " ".join(node.replicator.reachable).encode())
+        verbs = Verbs(node, metrics).table()
+        if job.mountpoint is not None:
+            await nursery.start(_mounted, node, job, job.mountpoint, stop)
+        await nursery.start(server.serve, places.socket_path(job.state), verbs)
+        nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
+        nursery.start_soon(lifecycle.feed_watchdog, starter)
+        if job.options.metrics_port is not None:
+            await nursery.start(upkeep.serve_metrics, metrics, job.options.metrics_port)
+        mountpoint = None if job.mountpoint is None else str(job.mountpoint)
+        running = places.write_running(places.Running(os.getpid(), str(job.state), mountpoint))
+        try:
+            where = mountpoint or ", ".join(node.replicator.listening)
+            starter.ready(f"{node.label} is served at {where}")
+            log.info("daemon.ready", volume=node.store.volume.hex()[:16])
+            await stop.wait()
+        finally:
+            running.unlink(missing_ok=True)
+            starter.stopping()
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await node.committer.flush()
+    log.info("daemon.stopped")
+
+
+def _replicator(node: Node, options: Options) -> Replicator:
+    peers = tuple(str(address) for address in options.peers)
+    return Replicator(
+        node,
+        ReplicatorOptions(
+            listen_host=options.listen.host,
+            listen_port=options.listen.port,
+            peers=peers,
+            discovery=options.discovery,
+            fetch_all=options.cache_bytes is None,
+        ),
+    )
+
+
+async def _mounted(
+    node: Node,
+    job: Job,
+    mountpoint: Path,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount and serve the file system; its end is the daemon's end."""
+    assert node.replicator is not None
+    options = job.options
+    clock = FileClock(node.clock.now_ns, node.clock.monotonic)
+    owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid())
+    world = World(clock, node.clock.entropy, node.space, owners)
+    filesystem = Filesystem(node.store, node.keyring, world)
+    node.filesystem = filesystem
+    node.mountpoint = str(mountpoint)
+    node.store.on_change = filesystem.report
+    replicator = node.replicator
+
+    async def fetch(chunks: upkeep.Chunks, deadline: float) -> None:
+        await replicator.fetch(chunks, deadline)
+
+    def prefetch(chunks: upkeep.Chunks) -> None:
+        replicator.prefetch(chunks)
+
+    service = Service(
+        filesystem,
+        Surroundings(fetch, prefetch, node.committer.commit, node.clock.now_ns, options.deadline_s),
+    )
+    read_only = options.read_only or node.role not in ("admin", "writer")
+    where = mount.MountPoint(
+        mountpoint,
+        MountOptions(node.label, read_only, options.allow_other, options.kernel),
+        options.driver or mount.DEFAULT_DRIVER,
+    )
+    try:
+        await mount.serve(filesystem, service, where, task_status=task_status)
+    except OSError as error:
+        raise UserError(f"{mountpoint}: the mount failed: {error.strerror}") from error
+    finally:
+        with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
+            await service.sync()
+        stop.set()

@@ -1,0 +1,192 @@
+"""What commands can ask of a daemon: one function a verb, all in one table.
+
+The same table serves the daemon behind a mount and the short-lived one behind a command on a
+volume that nobody has open, so a command means the same in both.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from piperfs.control.messages import Request
+from piperfs.control.server import Progress, Verb
+from piperfs.core.errors import ExitCode, UserError
+from piperfs.core.membership_records import Role, SetRole, record_id
+from piperfs.core.ticket import Ticket, format_ticket, make_invite
+from piperfs.daemon import repairing, report
+from piperfs.daemon.node import ADDRESSES, Node
+from piperfs.fs import conflicts as conflict_rules
+from piperfs.obs.facts import Finding
+from piperfs.obs.metrics import Metrics
+from piperfs.store.collector import Collector
+
+SECOND_NS: Final = 1_000_000_000
+NAMES: Final = (
+    "status", "peers", "members", "conflicts", "resolve", "digest", "metrics", "invite",
+    "remove-member", "set-role", "rotate-keys", "sync", "flush", "fsck", "collect",
+)  # fmt: skip
+ROLES: Final[tuple[Role, ...]] = ("admin", "writer", "reader", "store")
+
+
+def text(request: Request, name: str, default: str = "") -> str:
+    """An argument that is text. Raises UserError."""
+    value = request.arguments.get(name, default)
+    if not isinstance(value, str):
+        raise UserError(f"'{name}' must be text", ExitCode.USAGE)
+    return value
+
+
+def number(request: Request, name: str, default: float) -> float:
+    """An argument that is a number. Raises UserError."""
+    value = request.arguments.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float):
+        raise UserError(f"'{name}' must be a number", ExitCode.USAGE)
+    return value
+
+
+def role(request: Request) -> Role:
+    """An argument that names a role. Raises UserError."""
+    given = text(request, "role", "writer")
+    for known in ROLES:
+        if known == given:
+            return known
+    raise UserError(f"'{given}' is no role; expected one of {', '.join(ROLES)}", ExitCode.USAGE)
+
+
+class Verbs:
+    """The verbs on one node."""
+
+    def __init__(self, node: Node, metrics: Metrics) -> None:
+        self._node = node
+        self._metrics = metrics
+
+    def table(self) -> dict[str, Verb]:
+        """Verbs by name."""
+        return {name: getattr(self, name.replace("-", "_")) for name in NAMES}
+
+    async def status(self, _request: Request, _progress: Progress) -> Any:
+        return msgspec.to_builtins(report.status(self._node))
+
+    async def peers(self, _request: Request, _progress: Progress) -> Any:
+        return msgspec.to_builtins(report.peers(self._node))
+
+    async def members(self, _request: Request, _progress: Progress) -> Any:
+        return msgspec.to_builtins(report.members(self._node))
+
+    async def conflicts(self, _request: Request, _progress: Progress) -> Any:
+        return msgspec.to_builtins(list(report.conflicts(self._node)))
+
+    async def metrics(self, _request: Request, _progress: Progress) -> Any:
+        return self._metrics.text()
+
+    async def digest(self, _request: Request, _progress: Progress) -> Any:
+        await self._commit()
+        return self._node.store.digest().hex()
+
+    async def _commit(self) -> None:
+        if self._node.filesystem is not None:
+            for ino, _ in self._node.filesystem.dirty_inos():
+                flush = self._node.filesystem.begin_flush(ino)
+                if flush is not None:
+                    await trio.to_thread.run_sync(flush.execute)
+                    self._node.filesystem.finish_flush(ino, flush)
+        if self._node.is_daemon:
+            await self._node.committer.commit()
+        else:
+            self._node.store.commit(self._node.clock.now_ns())
+
+    async def flush(self, _request: Request, _progress: Progress) -> Any:
+        await self._commit()
+        return None
+
+    async def invite(self, request: Request, _progress: Progress) -> Any:
+        node = self._node
+        expires = node.clock.now_ns() + int(number(request, "expires_s", 86400) * SECOND_NS)
+        invite, secret = make_invite(node.clock.entropy, role(request), expires)
+        raw = node.author(invite)
+        await self._commit()
+        addresses = node.replicator.reachable if node.replicator is not None else self._remembered()
+        ticket = Ticket(node.store.volume, record_id(raw), secret, expires, tuple(addresses))
+        return {"ticket": format_ticket(ticket), "expires": report.iso(expires)}
+
+    def _remembered(self) -> list[str]:
+        raw = self._node.store.tables.meta.get(ADDRESSES)
+        return [] if not raw else raw.decode().split()
+
+    async def remove_member(self, request: Request, _progress: Progress) -> Any:
+        member = self._node.find_member(text(request, "member"))
+        self._node.remove_member(member)
+        await self._commit()
+        return {"name": member.label, "replica": member.replica.hex()}
+
+    async def set_role(self, request: Request, _progress: Progress) -> Any:
+        member = self._node.find_member(text(request, "member"))
+        self._node.author(SetRole(member.replica, role(request)))
+        await self._commit()
+        return {"name": member.label, "role": role(request)}
+
+    async def rotate_keys(self, _request: Request, _progress: Progress) -> Any:
+        self._node.rotate()
+        await self._commit()
+        return {"epoch": self._node.keyring.epoch.hex()}
+
+    async def resolve(self, request: Request, _progress: Progress) -> Any:
+        """Keep one version of a file: `keep` is this, other or both."""
+        path, keep = text(request, "path"), text(request, "keep", "this")
+        found = [c for c in report.conflicts_found(self._node) if path in (c.path, c.copy)]
+        if not found:
+            raise UserError(f"{path}: no conflict there; conflicts lists them", ExitCode.NOT_FOUND)
+        for conflict in found:
+            inode = conflict.found.copy_of
+            if inode is None or keep not in ("this", "both"):
+                raise UserError("rename or delete the other version by hand", ExitCode.REFUSED)
+            change = (
+                [conflict_rules.confirm(self._node.store, inode)]
+                if keep == "this"
+                else conflict_rules.settle(self._node.store, inode)
+            )
+            self._node.store.apply_local(change, self._node.clock.now_ns())
+        await self._commit()
+        return {"resolved": len(found)}
+
+    async def sync(self, request: Request, progress: Progress) -> Any:
+        node = self._node
+        await self._commit()
+        if node.replicator is None:
+            raise UserError("no daemon runs for this volume; mount or serve it first")
+        copies, timeout = int(number(request, "copies", 1)), number(request, "timeout_s", 1e9)
+        with trio.move_on_after(timeout):
+            holders = await node.replicator.wait_for_copies(copies, progress.report)
+            return {"holders": [node.name_of(replica) for replica in holders]}
+        held = node.replicator.holders()
+        raise UserError(
+            f"after {timeout:g} s {len(held)} of {copies} other computers hold everything",
+            ExitCode.TIMED_OUT,
+        )
+
+    async def fsck(self, request: Request, progress: Progress) -> Any:
+        node = self._node
+        repair = bool(request.arguments.get("repair"))
+        if repair and node.is_daemon:
+            raise UserError("unmount the volume first: a repair needs it for itself")
+        await self._commit()
+        await progress.report("checking")
+        if repair:
+            findings = await trio.to_thread.run_sync(repairing.repair, node)
+        else:
+            found = await trio.to_thread.run_sync(repairing.check, node)
+            findings = [Finding(kind=f.damage.name.lower(), what=str(f)) for f in found]
+        return msgspec.to_builtins(findings)
+
+    async def collect(self, _request: Request, progress: Progress) -> Any:
+        """Remove chunks that nothing needs any more."""
+        collector = Collector(self._node.store.tables, self._node.store.chunks)
+        in_use = self._node.filesystem.in_use() if self._node.filesystem is not None else ()
+        await progress.report("marking")
+        for _ in collector.steps(self._node.clock.now_ns(), in_use):
+            await trio.lowlevel.checkpoint()
+        await self._commit()
+        return {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes}

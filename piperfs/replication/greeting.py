@@ -1,0 +1,230 @@
+"""The first seconds of a connection: hello, proof, and letting new devices in.
+
+Nothing of the volume is said before the other end has proved to be a member, or to hold a ticket.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from piperfs.core.errors import ExitCode, PeerError, UserError
+from piperfs.core.identity import Identity, PublicKeys
+from piperfs.core.ids import ReplicaId, VolumeId
+from piperfs.core.limits import FRAME_BYTES_MAX
+from piperfs.core.membership import JoinRequest, MembershipGraph, admit, epoch_keys, request_join
+from piperfs.core.ticket import Ticket, check_words
+from piperfs.protocol.handshake import NONCE_BYTES, Side, Transcript, check_hello, check_proof
+from piperfs.protocol.messages import (
+    VERSION,
+    Admitted,
+    Auth,
+    Hello,
+    Join,
+    Message,
+    Refused,
+    Welcome,
+)
+from piperfs.replication.channel import Channel
+from piperfs.replication.ports import Local
+
+TIMEOUT_S: Final = 5
+RECORD_BYTES_AT_ONCE: Final = FRAME_BYTES_MAX // 2
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A member that has proved who it is."""
+
+    replica: ReplicaId
+    side: Side  # ours
+    rest: tuple[Message, ...] = ()  # what came right behind the greeting
+
+
+class Inbox:
+    """Messages of a channel, one by one."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._messages: list[Message] = []
+
+    @property
+    def rest(self) -> tuple[Message, ...]:
+        """What was received and not asked for yet."""
+        return tuple(self._messages)
+
+    async def next(self, kind: type[M]) -> M:
+        """The next message, which must be of this kind. Raises PeerError."""
+        if not self._messages:
+            self._messages = await self._channel.receive()
+        message = self._messages.pop(0)
+        if isinstance(message, Refused):
+            raise PeerError(f"it refuses: {message.reason[:200]}")
+        if not isinstance(message, kind):
+            raise PeerError(f"it sends {type(message).__name__} instead of {kind.__name__}")
+        return message
+
+
+def _hello(local: Local, *, joining: bool = False) -> Hello:
+    nonce = local.clock.entropy(NONCE_BYTES)
+    return Hello(VERSION, local.graph.volume, local.identity.replica, nonce, joining)
+
+
+def _signing_key(local: Local, replica: ReplicaId) -> bytes | None:
+    state = local.graph.state()
+    member = state.member(replica)
+    return member.keys.signing if member is not None and state.may_connect(replica) else None
+
+
+async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
+    """Greet the other end; None if it was a new device that has been let in.
+
+    Raises:
+        PeerError: it is not who may talk to us.
+    """
+    inbox = Inbox(channel)
+    try:
+        with trio.fail_after(TIMEOUT_S):
+            if side is Side.CLIENT:
+                return await _greet_server(channel, inbox, local)
+            return await _greet_client(channel, inbox, local)
+    except trio.TooSlowError as error:
+        raise PeerError("it does not finish its greeting") from error
+
+
+async def _greet_server(channel: Channel, inbox: Inbox, local: Local) -> Greeted:
+    own = _hello(local)
+    channel.send(own)
+    await channel.flush()
+    theirs = await inbox.next(Hello)
+    check_hello(theirs, local.graph.volume, local.identity.replica)
+    transcript = Transcript(local.graph.volume, channel.binding, own, theirs)
+    proof = await inbox.next(Auth)
+    key = _signing_key(local, theirs.replica)
+    check_proof(transcript, Side.SERVER, key, proof.signature)
+    channel.send(Auth(local.identity.sign(transcript.message(Side.CLIENT))))
+    await channel.flush()
+    channel.trust()
+    await inbox.next(Welcome)
+    return Greeted(theirs.replica, Side.CLIENT, inbox.rest)
+
+
+async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted | None:
+    theirs = await inbox.next(Hello)
+    check_hello(theirs, local.graph.volume, local.identity.replica)
+    own = _hello(local)
+    transcript = Transcript(local.graph.volume, channel.binding, theirs, own)
+    channel.send(own)
+    channel.send(Auth(local.identity.sign(transcript.message(Side.SERVER))))
+    await channel.flush()
+    if theirs.joining:
+        await _let_in(channel, inbox, local)
+        return None
+    proof = await inbox.next(Auth)
+    key = _signing_key(local, theirs.replica)
+    try:
+        check_proof(transcript, Side.CLIENT, key, proof.signature)
+    except PeerError as error:
+        await _refuse(channel, str(error))
+        raise
+    channel.trust()
+    channel.send(Welcome())
+    return Greeted(theirs.replica, Side.SERVER, inbox.rest)
+
+
+async def _refuse(channel: Channel, reason: str) -> None:
+    channel.send(Refused(reason))
+    await channel.flush()
+
+
+async def _let_in(channel: Channel, inbox: Inbox, local: Local) -> None:
+    """Admit a device that knows a ticket's secret, and give it the membership records."""
+    asked = await inbox.next(Join)
+    keys = PublicKeys(asked.signing, asked.sealing)
+    request = JoinRequest(asked.invite, keys, asked.label[:100], asked.proof)
+    if local.graph.state().member(keys.replica) is None:
+        try:
+            own_keys = epoch_keys(local.graph, local.identity)
+            statement = admit(local.graph, own_keys, request, local.clock.now_ns())
+        except (UserError, PeerError) as error:
+            await _refuse(channel, str(error))
+            raise PeerError(f"a new device is refused: {error}") from error
+        local.sign_record(statement)
+    await local.commit()
+    await _send_records(channel, list(local.graph.records().values()))
+
+
+async def _send_records(channel: Channel, records: list[bytes]) -> None:
+    batch: list[bytes] = []
+    size = 0
+    for raw in records:
+        if batch and size + len(raw) > RECORD_BYTES_AT_ONCE:
+            channel.send(Admitted(tuple(batch), more=True))
+            await channel.flush()
+            batch, size = [], 0
+        batch.append(raw)
+        size += len(raw)
+    channel.send(Admitted(tuple(batch), more=False))
+    await channel.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a new device comes back with."""
+
+    records: tuple[bytes, ...]
+    words: str
+
+
+async def join(
+    channel: Channel, ticket: Ticket, identity: Identity, label: str, nonce: bytes
+) -> Membership:
+    """Ask to be let in. Raises PeerError, or UserError with the other end's reason."""
+    inbox = Inbox(channel)
+    own = Hello(VERSION, ticket.volume, identity.replica, nonce, joining=True)
+    channel.send(own)
+    await channel.flush()
+    theirs = await inbox.next(Hello)
+    check_hello(theirs, ticket.volume, identity.replica)
+    transcript = Transcript(ticket.volume, channel.binding, own, theirs)
+    proof = await inbox.next(Auth)
+    request = request_join(ticket.volume, ticket.invite, ticket.secret, identity, label)
+    keys = identity.public
+    channel.send(Join(ticket.invite, keys.signing, keys.sealing, label, request.proof))
+    await channel.flush()
+    channel.trust()
+    records = await _receive_records(inbox)
+    graph = _graph_of(ticket.volume, records)
+    member = graph.state().member(theirs.replica)
+    signing = member.keys.signing if member is not None and not member.removed else None
+    check_proof(transcript, Side.SERVER, signing, proof.signature)
+    if graph.state().member(identity.replica) is None:
+        raise UserError("the ticket was spent by another computer", ExitCode.REFUSED)
+    return Membership(tuple(records), check_words(transcript.digest))
+
+
+def _graph_of(volume: VolumeId, records: list[bytes]) -> MembershipGraph:
+    graph = MembershipGraph(volume)
+    for raw in records:
+        graph.add(raw)
+    if volume not in graph:
+        raise PeerError("it does not show the volume's first record")
+    return graph
+
+
+async def _receive_records(inbox: Inbox) -> list[bytes]:
+    records: list[bytes] = []
+    while True:
+        try:
+            part = await inbox.next(Admitted)
+        except PeerError as error:
+            text = str(error)
+            if text.startswith("it refuses: "):
+                reason = text.removeprefix("it refuses: ")
+                raise UserError(reason, ExitCode.REFUSED) from error
+            raise
+        records += part.records
+        if not part.more:
+            return records

@@ -1,0 +1,56 @@
+"""What replication needs of the replica it works for."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from piperfs.core.identity import Identity
+from piperfs.core.ids import ReplicaId
+from piperfs.core.membership import MembershipGraph
+from piperfs.core.membership_records import Statement
+from piperfs.core.sealing import Keyring
+from piperfs.store.store import Store
+
+
+class Clock(Protocol):
+    """Time and randomness."""
+
+    @property
+    def now_ns(self) -> Callable[[], int]: ...
+
+    @property
+    def entropy(self) -> Callable[[int], bytes]: ...
+
+
+class Commits(Protocol):
+    """The committer of the store. Its methods raise StoreError."""
+
+    async def commit(self) -> None: ...
+
+    async def settled(self) -> None: ...
+
+    def on_durable(self, listener: Callable[[int], None]) -> None: ...
+
+
+class Local(Protocol):
+    """This replica."""
+
+    identity: Identity
+    graph: MembershipGraph
+    keyring: Keyring
+    store: Store
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def committer(self) -> Commits: ...
+
+    def on_members(self, listener: Callable[[], None]) -> None: ...
+
+    def name_of(self, replica: ReplicaId) -> str: ...
+
+    def add_record(self, raw: bytes) -> bool: ...
+
+    def sign_record(self, statement: Statement) -> bytes: ...
+
+    async def commit(self) -> None: ...

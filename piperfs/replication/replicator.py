@@ -1,0 +1,385 @@
+"""Keeps connections to other members, and this replica in step with them.
+
+Every address that was given, heard of or found is dialled again and again with growing pauses,
+and at once when it is new. Two members keep one connection: of two, the one dialled by the
+smaller id stays. Up to eight are active, so that no replica needs to know or meet all others.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+from msgspec.structs import replace
+
+from piperfs.core.errors import PeerError
+from piperfs.core.ids import ChunkId, ReplicaId
+from piperfs.obs.facts import PeerFacts
+from piperfs.obs.log import get_logger
+from piperfs.obs.metrics import Sample
+from piperfs.protocol.handshake import Side
+from piperfs.replication.channel import Channel
+from piperfs.replication.discovery import DAY_S, Discovery
+from piperfs.replication.fetching import Fetcher
+from piperfs.replication.greeting import Greeted, greet
+from piperfs.replication.network import Link, Network, TlsNetwork, closing
+from piperfs.replication.ports import Local
+from piperfs.replication.session import Session
+
+PAUSE_MIN_S: Final = 0.2
+PAUSE_MAX_S: Final = 15
+SESSIONS_MAX: Final = 8
+ADDRESSES_MAX: Final = 64
+PEERS_EVERY_S: Final = 30
+SECOND_NS: Final = 1_000_000_000
+
+log = get_logger("replication")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicatorOptions:
+    """How to reach others and be reached."""
+
+    listen_host: str = ""
+    listen_port: int = 0
+    peers: tuple[str, ...] = ()
+    discovery: bool = True
+    fetch_all: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Dial:
+    """An address that is dialled."""
+
+    address: str
+    again: trio.Event = field(default_factory=trio.Event)
+    reason: str = "not dialled yet"
+    replica: ReplicaId | None = None
+
+
+class Replicator:
+    """All connections of one replica."""
+
+    def __init__(
+        self, local: Local, options: ReplicatorOptions, network: Network | None = None
+    ) -> None:
+        self._local = local
+        self._options = options
+        self._network = network or TlsNetwork(options.listen_host, options.listen_port)
+        self._sessions: dict[ReplicaId, Session] = {}
+        self._dials: dict[str, _Dial] = {}
+        self._nursery: trio.Nursery | None = None
+        self._progress = trio.Event()
+        self.fetcher = Fetcher(local.store)
+        self.fetcher.on_complete = self._content_arrived
+        self.listening: list[str] = []
+        self.refused = 0
+        self._bytes_closed = [0, 0]
+
+    # Running
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, dial and replicate until cancelled. Raises UserError if it cannot listen."""
+        self._local.committer.on_durable(lambda _lseq: self._wake())
+        self._local.on_members(self._members_changed)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            listening = await nursery.start(self._network.listen, self._accept)
+            self.listening = list(listening)
+            nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
+            nursery.start_soon(self._tell_of_peers)
+            for address in (*self._options.peers, *self._remembered()):
+                self.add_address(address)
+            if self._options.discovery:
+                nursery.start_soon(self._discover)
+            task_status.started()
+
+    def _remembered(self) -> Iterator[str]:
+        for row in self._local.store.peers().values():
+            yield from row.addresses
+
+    @property
+    def reachable(self) -> list[str]:
+        """Addresses at which others may reach this replica."""
+        return self._network.reachable()
+
+    def add_address(self, address: str) -> None:
+        """Dial an address from now on."""
+        if address in self._dials:
+            self._dials[address].again.set()
+            return
+        if self._nursery is None or len(self._dials) >= ADDRESSES_MAX:
+            return
+        if address in self._network.reachable():
+            return
+        dial = self._dials[address] = _Dial(address)
+        self._nursery.start_soon(self._keep_dialling, dial)
+
+    async def _discover(self) -> None:
+        day = self._local.clock.now_ns() // SECOND_NS // DAY_S
+        own = self._local.store
+        discovery = Discovery(own.volume, own.replica, day, self.add_address)
+        await trio.to_thread.run_sync(discovery.start, self.reachable)
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(discovery.stop)
+
+    # Connections
+
+    async def _keep_dialling(self, dial: _Dial) -> None:
+        pause = PAUSE_MIN_S
+        while True:
+            dial.again = trio.Event()
+            if self._is_wanted(dial):
+                begun = trio.current_time()
+                dial.reason = await self._dial_once(dial)
+                pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
+                pause = min(PAUSE_MAX_S, pause * 2)
+            jitter = 0.5 + self._local.clock.entropy(1)[0] / 255
+            with trio.move_on_after(pause * jitter) as timer:
+                await dial.again.wait()
+            if not timer.cancelled_caught:
+                pause = PAUSE_MIN_S
+
+    def _is_wanted(self, dial: _Dial) -> bool:
+        if dial.replica in self._sessions:
+            return False
+        return len(self._sessions) < SESSIONS_MAX
+
+    async def _dial_once(self, dial: _Dial) -> str:
+        """One connection from begin to end; returns why it ended."""
+        try:
+            link = await self._network.dial(dial.address)
+            return await self._converse(link, Side.CLIENT, dial)
+        except PeerError as error:
+            return str(error)
+
+    async def _accept(self, link: Link) -> None:
+        reason = await self._converse(link, Side.SERVER, None)
+        log.info("peer.left", address=link.address, reason=reason)
+
+    async def _converse(self, link: Link, side: Side, dial: _Dial | None) -> str:
+        async with closing(link):
+            channel = Channel(link)
+            try:
+                greeted = await greet(channel, side, self._local)
+                if greeted is None:
+                    return "it was let in"
+                if dial is not None:
+                    dial.replica = greeted.replica
+                await self._hold(channel, greeted)
+            except* PeerError as group:
+                reason = _first(group)
+            else:
+                reason = "it ended"
+        if reason.startswith("it is no member"):
+            self.refused += 1
+            log.warning("peer.refused", address=link.address, reason=reason)
+        return reason
+
+    async def _hold(self, channel: Channel, greeted: Greeted) -> None:
+        """Talk to a member until the connection ends. Raises PeerError with the reason."""
+        replica = greeted.replica
+        rival = self._sessions.get(replica)
+        if rival is not None and self._is_better(rival.side, replica):
+            raise PeerError("there is a connection already")
+        session = Session(
+            channel,
+            greeted,
+            self._local,
+            self.fetcher,
+            on_progress=self._note_progress,
+            addresses=lambda: self.reachable,
+        )
+        self._sessions[replica] = session
+        self._note_contact(session)
+        log.info("peer.met", peer=replica.hex()[:12], address=channel.address)
+        try:
+            async with trio.open_nursery() as nursery:
+                if rival is not None:
+                    rival.close()
+                nursery.start_soon(session.run)
+                await session.closed.wait()
+                raise PeerError("there is a better connection")
+        finally:
+            if self._sessions.get(replica) is session:
+                del self._sessions[replica]
+            self._bytes_closed[0] += channel.bytes_in
+            self._bytes_closed[1] += channel.bytes_out
+            self._note_contact(session)
+            self._note_progress()
+
+    def _is_better(self, side: Side, replica: ReplicaId) -> bool:
+        """Whether a connection on whose `side` we are is the one that both ends keep."""
+        we_are_smaller = self._local.store.replica < replica
+        return (side is Side.CLIENT) == we_are_smaller
+
+    def _note_contact(self, session: Session) -> None:
+        store = self._local.store
+        row = store.peer(session.replica)
+        dialled = (session.channel.address,) if session.side is Side.CLIENT else ()
+        addresses = tuple(dict.fromkeys((*dialled, *session.addresses, *row.addresses)))[:8]
+        now = self._local.clock.now_ns()
+        store.put_peer(session.replica, replace(row, addresses=addresses, last_contact_ns=now))
+        store.on_dirty()
+
+    # Events
+
+    def _wake(self) -> None:
+        for session in self._sessions.values():
+            session.wake()
+
+    def _content_arrived(self) -> None:
+        for session in self._sessions.values():
+            session.content_arrived()
+
+    def _members_changed(self) -> None:
+        state = self._local.graph.state()
+        for session in self._sessions.values():
+            session.send_members_ids()
+            if not state.may_connect(session.replica):
+                session.close()
+
+    def _note_progress(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+    async def _tell_of_peers(self) -> None:
+        """Now and then tell each peer where the others are, and learn from what they tell."""
+        while True:
+            await trio.sleep(1)
+            known = tuple((s.replica, s.addresses) for s in self._sessions.values())
+            for session in list(self._sessions.values()):
+                if session.told_peers != known:
+                    session.told_peers = known
+                    session.send_peers(tuple(k for k in known if k[0] != session.replica))
+                for replica, addresses in session.peers:
+                    if replica not in self._sessions and replica != self._local.store.replica:
+                        for address in addresses[:4]:
+                            self._hear_of(address)
+                session.peers = ()
+
+    def _hear_of(self, address: str) -> None:
+        if address not in self._dials:
+            self.add_address(address)
+
+    # Reading
+
+    async def fetch(self, chunks: Iterable[ChunkId], deadline: float) -> None:
+        """Return when all chunks are here. Raises FsError."""
+        await self.fetcher.fetch(chunks, deadline)
+
+    def prefetch(self, chunks: Iterable[ChunkId]) -> None:
+        self.fetcher.prefetch(chunks)
+
+    # Facts
+
+    def holders(self) -> list[ReplicaId]:
+        """Connected members that durably hold everything this replica has."""
+        durable = self._local.store.log.durable_lseq
+        return [s.replica for s in self._sessions.values() if s.standing.complete >= durable]
+
+    async def wait_for_copies(
+        self, copies: int, report: Callable[[str, int, int], Awaitable[None]]
+    ) -> list[ReplicaId]:
+        """Return when that many members hold everything."""
+        target = self._local.store.log.durable_lseq
+        while True:
+            progress = self._progress
+            held = [s.replica for s in self._sessions.values() if s.standing.complete >= target]
+            if len(held) >= copies:
+                return held
+            await report(f"held by {len(held)} of {copies}", len(held), copies)
+            with trio.move_on_after(5):
+                await progress.wait()
+
+    def status(self) -> list[PeerFacts]:
+        """All members but this one."""
+        found = []
+        rows = self._local.store.peers()
+        for member in self._local.graph.state().members.values():
+            if member.replica == self._local.store.replica or member.removed:
+                continue
+            session = self._sessions.get(member.replica)
+            row = rows.get(member.replica)
+            if session is not None:
+                found.append(self._connected(session))
+                continue
+            met = row.last_contact_ns if row else 0
+            found.append(
+                PeerFacts(
+                    replica=member.replica.hex(),
+                    name=member.label,
+                    state="waiting" if met else "never met",
+                    address=row.addresses[0] if row and row.addresses else None,
+                    last_contact_s=(self._local.clock.now_ns() - met) / 1e9 if met else None,
+                    waits_for=self._why_not(member.replica),
+                )
+            )
+        return found
+
+    def _why_not(self, replica: ReplicaId) -> str:
+        dials = list(self._dials.values())
+        reasons = [dial.reason for dial in dials if dial.replica == replica]
+        reasons = reasons or [dial.reason for dial in dials]
+        return reasons[0] if reasons else "no address of it is known"
+
+    def _connected(self, session: Session) -> PeerFacts:
+        standing = session.standing
+        behind = max(0, self._local.store.log.durable_lseq - standing.acked)
+        ahead = max(0, standing.durable - standing.cursor)
+        return PeerFacts(
+            replica=session.replica.hex(),
+            name=self._local.name_of(session.replica),
+            state="connected",
+            address=session.channel.address,
+            direction="out" if session.side is Side.CLIENT else "in",
+            rtt_ms=None if standing.rtt_s is None else round(standing.rtt_s * 1000, 2),
+            last_contact_s=0,
+            behind=behind,
+            ahead=ahead,
+            waits_for=self._what_for(session, behind, ahead),
+        )
+
+    def _what_for(self, session: Session, behind: int, ahead: int) -> str | None:
+        standing = session.standing
+        if standing.refused:
+            return f"{standing.refused} of its operations are refused: {standing.last_reason}"
+        if ahead:
+            return "its operations are on their way"
+        if behind:
+            return "it has not confirmed all operations"
+        if standing.complete < self._local.store.log.durable_lseq:
+            return "it is still fetching content"
+        return None
+
+    def samples(self) -> Iterator[Sample]:
+        """Replication in numbers."""
+        channels = [session.channel for session in self._sessions.values()]
+        received = self._bytes_closed[0] + sum(channel.bytes_in for channel in channels)
+        sent = self._bytes_closed[1] + sum(channel.bytes_out for channel in channels)
+        fetcher = self.fetcher
+        yield Sample("peers_connected", "Connected members.", len(channels))
+        yield Sample("peers_refused", "Connections refused.", self.refused, counts_up=True)
+        for name, value in (
+            ("received", received), ("sent", sent), ("received_chunks", fetcher.received_bytes),
+        ):  # fmt: skip
+            labels = (("reason", name),)
+            yield Sample("bytes", "Bytes by reason.", value, labels, counts_up=True)
+        now = self._local.clock.now_ns()
+        for member in self._local.graph.state().members.values():
+            seen = self._local.store.highest_seq_of(member.replica)
+            if seen:
+                label = (("author", member.replica.hex()[:12]),)
+                lag = max(0.0, now / 1e9 - seen / 1e3)
+                yield Sample("lag_seconds", "Age of an author's newest operation.", lag, label)
+
+
+def _first(group: BaseExceptionGroup[PeerError]) -> str:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return str(inner)

@@ -1,0 +1,437 @@
+"""What two members say to each other once they know who they are.
+
+Each end pushes its durable operations in its own order and remembers how far it got, so that a
+reconnect continues where the last one ended. Where there is nothing to continue, or the two
+disagree although both think to be done, ranges of ids are compared, and that is what correctness
+rests on; the push is only fast.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import trio
+from msgspec.structs import replace
+
+from piperfs.core.errors import PeerError
+from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
+from piperfs.core.limits import KIB
+from piperfs.core.operation import Envelope, decode_envelope
+from piperfs.core.operation import refs_of as refs_of_operation
+from piperfs.protocol import messages as m
+from piperfs.protocol import reconcile
+from piperfs.replication.channel import Channel
+from piperfs.replication.fetching import Fetcher
+from piperfs.replication.greeting import Greeted
+from piperfs.replication.ports import Local
+from piperfs.replication.verifying import Verified, verify_operations
+
+OPERATIONS_BYTES: Final = 384 * KIB  # of one message
+INLINE_CHUNK_BYTES_MAX: Final = 64 * KIB
+INLINE_BYTES_MAX: Final = 448 * KIB
+CHUNKS_BYTES: Final = 640 * KIB
+KNOWN_MAX: Final = 50_000  # ids that the peer sent us, so that they are not sent back
+APPLY_AT_ONCE: Final = 64
+VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
+PING_S: Final = 5
+REPAIR_PAUSE_S: Final = 3
+BATCHES_WAITING_MAX: Final = 4
+
+
+@dataclass(slots=True)
+class Standing:
+    """How far the two are, for status and for `sync`."""
+
+    acked: int = 0  # of our lseq: durable there
+    complete: int = 0  # and with all content
+    sent: int = 0
+    cursor: int = 0  # of their lseq: applied here
+    durable: int = 0  # of their lseq: what they have
+    digest: bytes = b""
+    refused: int = 0  # operations of theirs that did not verify
+    last_reason: str = ""
+    rtt_s: float | None = None
+
+
+class Session:
+    """One connected peer."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        greeted: Greeted,
+        local: Local,
+        fetcher: Fetcher,
+        *,
+        on_progress: Callable[[], None],
+        addresses: Callable[[], Sequence[str]],
+    ) -> None:
+        self.channel = channel
+        self.replica = greeted.replica
+        self.side = greeted.side
+        self.standing = Standing()
+        self.addresses: tuple[str, ...] = ()
+        self.peers: tuple[tuple[ReplicaId, tuple[str, ...]], ...] = ()  # heard of, not acted on
+        self.told_peers: tuple[tuple[ReplicaId, tuple[str, ...]], ...] = ()
+        self.closed = trio.Event()
+        self._first = greeted.rest
+        self._local = local
+        self._store = local.store
+        self._fetcher = fetcher
+        self._on_progress = on_progress
+        self._own_addresses = addresses
+        self._store_id = StoreId(b"")
+        self._is_delta = False  # the peer's cursor follows what is sent
+        self._known: OrderedDict[OperationId, None] = OrderedDict()
+        self._durable = trio.Event()
+        self._applied = trio.Event()
+        self._asked: deque[ChunkId] = deque()
+        self._has_asked = trio.Event()
+        self._started = trio.Event()
+        self._repaired_at = float("-inf")
+        self._pinged: dict[int, float] = {}
+        send, receive = trio.open_memory_channel[m.Operations](BATCHES_WAITING_MAX)
+        self._batches_in, self._batches_out = send, receive
+        self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
+            m.Operations: send.send,
+            m.Chunks: lambda x: fetcher.receive(self, x.chunks, x.absent),
+            m.Want: self._note_want,
+            m.Ack: self._note_ack,
+            m.State: self._note_state,
+            m.MemberIds: self._answer_member_ids,
+            m.Members: self._add_members,
+            m.Reconcile: self._reconcile,
+            m.WantOperations: self._send_operations,
+            m.Peers: self._note_peers,
+            m.Ping: lambda x: channel.send(m.Pong(x.token)),
+            m.Pong: self._note_pong,
+        }
+
+    async def run(self) -> None:
+        """Talk until the connection ends. Raises PeerError with the reason."""
+        self._fetcher.connect(self)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.channel.run_writer)
+                nursery.start_soon(self._apply_batches)
+                nursery.start_soon(self._acknowledge)
+                nursery.start_soon(self._push)
+                nursery.start_soon(self._serve_chunks)
+                nursery.start_soon(self._ping)
+                self.send_members_ids()
+                self.send_state()
+                for message in self._first:
+                    await self._handle(message)
+                while True:
+                    for message in await self.channel.receive():
+                        await self._handle(message)
+        finally:
+            self._fetcher.disconnect(self)
+
+    # What others ask of a session
+
+    def want(self, chunks: tuple[ChunkId, ...], *, urgent: bool) -> None:
+        self.channel.send(m.Want(chunks, urgent))
+
+    def close(self) -> None:
+        """End the connection."""
+        self.closed.set()
+
+    def wake(self) -> None:
+        """Something became durable here."""
+        self._durable.set()
+
+    def send_members_ids(self) -> None:
+        self.channel.send(m.MemberIds(tuple(self._local.graph.records())))
+
+    def send_state(self) -> None:
+        store = self._store
+        row = store.peer(self.replica)
+        self.channel.send(
+            m.State(
+                store=store.store_id,
+                durable_lseq=store.log.durable_lseq,
+                cursor_store=row.store or StoreId(b""),
+                cursor_lseq=row.cursor,
+                seen_seq=store.highest_seq_of(self.replica),
+                digest=store.digest(),
+                operations=store.log.durable_sum[0],
+                wall_ns=self._local.clock.now_ns(),
+                addresses=tuple(self._own_addresses()),
+            )
+        )
+
+    def send_peers(self, peers: tuple[tuple[ReplicaId, tuple[str, ...]], ...]) -> None:
+        self.channel.send(m.Peers(peers))
+
+    # Messages
+
+    async def _handle(self, message: m.Message) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise PeerError(f"it sends {type(message).__name__} out of turn")
+        waiting = handler(message)
+        if waiting is not None:
+            await waiting
+
+    def _note_ack(self, ack: m.Ack) -> None:
+        self.standing.acked = max(self.standing.acked, ack.lseq)
+        self.standing.complete = max(self.standing.complete, ack.complete_lseq)
+        self._on_progress()
+
+    def _note_peers(self, message: m.Peers) -> None:
+        self.peers = message.peers[:64]
+        self._on_progress()
+
+    def _note_pong(self, message: m.Pong) -> None:
+        begun = self._pinged.pop(message.token, None)
+        if begun is not None:
+            self.standing.rtt_s = trio.current_time() - begun
+
+    def _note_state(self, state: m.State) -> None:
+        standing = self.standing
+        self.addresses = state.addresses[:16]
+        standing.durable, standing.digest = state.durable_lseq, state.digest
+        if state.seen_seq > self._store.last_seq:
+            self._store.raise_last_seq(state.seen_seq)  # we were restored from an old copy
+        if not self._started.is_set():
+            self._begin(state)
+        self._fetcher.hope_again(self)
+        self._maybe_repair(state)
+        self._on_progress()
+
+    def _begin(self, state: m.State) -> None:
+        """The first word on where the other end stands decides how to go on."""
+        self._store_id = state.store
+        row = self._store.peer(self.replica)
+        if row.store != state.store:
+            self._store.put_peer(self.replica, replace(row, store=state.store, cursor=0))
+        self.standing.cursor = self._store.peer(self.replica).cursor
+        durable = self._store.log.durable_lseq
+        continues = state.cursor_store == self._store.store_id and state.cursor_lseq <= durable
+        if continues or not state.operations:
+            self._is_delta = True
+            self.standing.sent = state.cursor_lseq if continues else 0
+            self.standing.acked = self.standing.sent
+        else:
+            self.standing.sent = durable
+            self.begin_reconciliation()
+        self._started.set()
+
+    def _maybe_repair(self, state: m.State) -> None:
+        """Both ends think to be done and still differ: compare everything."""
+        standing, now = self.standing, trio.current_time()
+        idle = standing.sent == self._store.log.durable_lseq == standing.acked
+        caught_up = standing.cursor >= state.durable_lseq
+        differs = state.digest != self._store.digest()
+        if idle and caught_up and differs and now - self._repaired_at > REPAIR_PAUSE_S:
+            self.send_members_ids()
+            self.begin_reconciliation()
+
+    # Members
+
+    def _answer_member_ids(self, message: m.MemberIds) -> None:
+        theirs = set(message.ids)
+        mine = self._local.graph.records()
+        missing = tuple(raw for record, raw in mine.items() if record not in theirs)
+        if missing:
+            self.channel.send(m.Members(missing))
+
+    def _add_members(self, message: m.Members) -> None:
+        for raw in message.records:
+            self._local.add_record(raw)
+        state = self._local.graph.state()
+        if not state.may_connect(self.replica):
+            raise PeerError("it was removed from the volume")
+
+    # Receiving operations
+
+    async def _apply_batches(self) -> None:
+        async for batch in self._batches_out:
+            await self._apply_batch(batch)
+
+    async def _apply_batch(self, batch: m.Operations) -> None:
+        fresh: list[tuple[bytes, Envelope]] = []
+        for raw in batch.envelopes:
+            envelope = decode_envelope(raw)
+            self._note_known(envelope.id)
+            if not self._store.log.has(envelope.id):
+                fresh.append((raw, envelope))
+        verified = await self._verify(fresh)
+        if verified.reasons:
+            self.standing.refused += len(verified.reasons)
+            self.standing.last_reason = verified.reasons[-1]
+        for start in range(0, len(verified.operations), APPLY_AT_ONCE):
+            part = verified.operations[start : start + APPLY_AT_ONCE]
+            self._store.apply_remote(part, self._local.clock.now_ns())
+            await trio.lowlevel.checkpoint()
+        self._fetcher.receive(self, batch.chunks, ())
+        if batch.upto:
+            self._move_cursor(batch.upto)
+        self._applied.set()
+        self._fetcher.wake()
+
+    async def _verify(self, fresh: list[tuple[bytes, Envelope]]) -> Verified:
+        check = partial(
+            verify_operations, fresh, self._store.volume, self._local.graph.state(),
+            self._local.keyring,
+        )  # fmt: skip
+        if len(fresh) <= VERIFY_INLINE_MAX:
+            return check()
+        return await trio.to_thread.run_sync(check)
+
+    def _note_known(self, operation: OperationId) -> None:
+        self._known[operation] = None
+        while len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    def _move_cursor(self, lseq: int) -> None:
+        row = self._store.peer(self.replica)
+        now = self._local.clock.now_ns()
+        cursor = max(row.cursor, lseq)
+        self._store.put_peer(
+            self.replica,
+            replace(row, store=self._store_id, cursor=cursor, last_contact_ns=now,
+                    addresses=self.addresses),
+        )  # fmt: skip
+        self.standing.cursor = cursor
+        self._store.on_dirty()
+
+    async def _acknowledge(self) -> None:
+        """Say what is durable here, after it is."""
+        complete = 0
+        said = (-1, -1)
+        while True:
+            await self._applied.wait()
+            self._applied = trio.Event()
+            cursor = self.standing.cursor
+            await self._local.committer.settled()
+            if not self._store.chunks.want_count:
+                complete = cursor
+            if (cursor, complete) != said:
+                said = (cursor, complete)
+                self.channel.send(m.Ack(cursor, complete))
+
+    def content_arrived(self) -> None:
+        """Nothing is wanted any more: what was acknowledged may be complete now."""
+        self._applied.set()
+
+    # Sending operations
+
+    async def _push(self) -> None:
+        await self._started.wait()
+        while True:
+            self._durable = trio.Event()
+            rows = self._store.log.after_with_ids(self.standing.sent, OPERATIONS_BYTES)
+            if not rows:
+                await self._durable.wait()
+                continue
+            self.standing.sent = rows[-1][0]
+            fresh = [envelope for _, each, envelope in rows if each not in self._known]
+            self._send_batch(fresh, self.standing.sent if self._is_delta else 0)
+            await self.channel.wait_for_room()
+            await trio.lowlevel.checkpoint()
+
+    def _send_batch(self, envelopes: Sequence[Envelope], upto: int) -> None:
+        chunks: list[tuple[ChunkId, bytes]] = []
+        room = INLINE_BYTES_MAX
+        for envelope in envelopes:
+            for chunk in refs_of_operation(envelope):
+                sealed = self._store.chunks.get(chunk) if room > 0 else None
+                if sealed is not None and len(sealed) <= min(room, INLINE_CHUNK_BYTES_MAX):
+                    chunks.append((chunk, sealed))
+                    room -= len(sealed)
+        raws = tuple(envelope.encode() for envelope in envelopes)
+        self.channel.send(m.Operations(raws, upto, tuple(chunks)), urgent=False)
+
+    async def _send_operations(self, wanted: m.WantOperations) -> None:
+        """Send operations that a comparison found missing there."""
+        for batch in self._batches_of(wanted.ids[: m.ITEMS_MAX]):
+            self._send_batch(batch, 0)
+            await self.channel.wait_for_room()
+
+    def _batches_of(self, ids: Sequence[OperationId]) -> Iterator[list[Envelope]]:
+        batch: list[Envelope] = []
+        size = 0
+        for each in ids:
+            raw = self._store.log.envelope(each)
+            if raw is None:
+                continue
+            batch.append(decode_envelope(raw))
+            size += len(raw)
+            if size > OPERATIONS_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    # Comparing
+
+    def begin_reconciliation(self) -> None:
+        self._repaired_at = trio.current_time()
+        ranges = reconcile.begin(self._store.log.fingerprint)
+        self.channel.send(m.Reconcile(ranges), urgent=False)
+
+    def _reconcile(self, message: m.Reconcile) -> None:
+        self._repaired_at = trio.current_time()
+        log = self._store.log
+        found = reconcile.compare(message.ranges, log.fingerprint, log.ids)
+        for start in range(0, len(found.wanted), m.ITEMS_MAX):
+            part = tuple(found.wanted[start : start + m.ITEMS_MAX])
+            self.channel.send(m.WantOperations(part), urgent=False)
+        for batch in self._batches_of(found.offered):
+            self._send_batch(batch, 0)
+        if message.ranges:
+            self.channel.send(m.Reconcile(tuple(found.ranges)), urgent=False)
+        if not found.ranges and not self._is_delta and self._started.is_set():
+            self._is_delta = True
+            self._send_batch((), self.standing.sent)
+
+    # Chunks
+
+    def _note_want(self, want: m.Want) -> None:
+        if len(want.chunks) > m.ITEMS_MAX or len(self._asked) > m.ITEMS_MAX:
+            raise PeerError("it asks for too many chunks at once")
+        if want.urgent:
+            self._send_chunks(want.chunks, urgent=True)
+        else:
+            self._asked.extend(want.chunks)
+            self._has_asked.set()
+
+    def _send_chunks(self, wanted: Sequence[ChunkId], *, urgent: bool) -> None:
+        chunks: list[tuple[ChunkId, bytes]] = []
+        absent: list[ChunkId] = []
+        size = 0
+        for chunk in wanted:
+            sealed = self._store.chunks.get(chunk)
+            if sealed is None:
+                absent.append(chunk)
+                continue
+            if chunks and size + len(sealed) > CHUNKS_BYTES:
+                self.channel.send(m.Chunks(tuple(chunks)), urgent=urgent)
+                chunks, size = [], 0
+            chunks.append((chunk, sealed))
+            size += len(sealed)
+        self.channel.send(m.Chunks(tuple(chunks), tuple(absent)), urgent=urgent)
+
+    async def _serve_chunks(self) -> None:
+        """Send what was asked for in the background, a little at a time."""
+        while True:
+            await self._has_asked.wait()
+            self._has_asked = trio.Event()
+            while self._asked:
+                part = [self._asked.popleft() for _ in range(min(4, len(self._asked)))]
+                self._send_chunks(part, urgent=False)
+                await self.channel.wait_for_room()
+                await trio.lowlevel.checkpoint()
+
+    async def _ping(self) -> None:
+        token = 0
+        while True:
+            token += 1
+            self._pinged = {token: trio.current_time()}
+            self.channel.send(m.Ping(token))
+            self.send_state()
+            await trio.sleep(PING_S)

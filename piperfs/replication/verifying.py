@@ -1,0 +1,44 @@
+"""Checking operations of peers: signature, author's right, form. Runs in worker threads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from piperfs.core.errors import PeerError
+from piperfs.core.identity import verify
+from piperfs.core.ids import VolumeId
+from piperfs.core.membership import MembershipState
+from piperfs.core.operation import Envelope, Operation, decode, signed_bytes
+from piperfs.core.sealing import Keyring
+
+
+@dataclass(slots=True)
+class Verified:
+    """What a batch came to; `reasons` tell why operations were refused."""
+
+    operations: list[Operation] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+
+def verify_operations(
+    envelopes: Sequence[tuple[bytes, Envelope]],
+    volume: VolumeId,
+    members: MembershipState,
+    keyring: Keyring,
+) -> Verified:
+    """Check operations, given as signed and taken apart."""
+    verified = Verified()
+    for raw, envelope in envelopes:
+        try:
+            operation = decode(raw, keyring.unseal_bodies)
+            member = members.member(operation.replica)
+            if member is None:
+                raise PeerError("its author is no member")
+            if not members.may_write(operation.replica, operation.seq):
+                raise PeerError(f"{member.label} had no right to write it")
+            message = signed_bytes(volume, operation.id)
+            verify(member.keys.signing, message, envelope.signature)
+        except PeerError as error:
+            verified.reasons.append(str(error))
+        else:
+            verified.operations.append(operation)
+    return verified
