@@ -70,7 +70,9 @@ def start_detached(*arguments: str) -> str:
             )
         finally:
             os.close(writer)
-        return _wait_until_ready(child, ready.readline)
+        assert child.stderr is not None
+        with child.stderr:
+            return _wait_until_ready(child, ready.readline)
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], read: Callable[[], bytes]) -> str:

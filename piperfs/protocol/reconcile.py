@@ -47,7 +47,7 @@ def compare(ranges: Sequence[Range], fingerprint: Fingerprint, ids: Ids) -> Diff
     if len(ranges) > RANGES_MAX:
         raise PeerError("a reconciliation names too many ranges")
     for theirs in ranges:
-        if theirs.lower >= theirs.upper or len(theirs.upper) > 33:
+        if theirs.lower >= theirs.upper:
             raise PeerError("a range of a reconciliation is empty or malformed")
         if theirs.ids is not None:
             _compare_ids(theirs, ids, difference)

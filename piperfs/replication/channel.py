@@ -33,7 +33,7 @@ class Channel:
         self._bulk: deque[bytes] = deque()
         self._queued = 0
         self._has_output = trio.Event()
-        self._has_room = trio.Event()
+        self._has_room = trio.Event()  # shared by all who wait
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -61,7 +61,8 @@ class Channel:
     async def wait_for_room(self) -> None:
         """Return when bulk data may be queued."""
         while self._queued > OUTBOX_BYTES_MAX:
-            self._has_room = trio.Event()
+            if self._has_room.is_set():
+                self._has_room = trio.Event()
             await self._has_room.wait()
 
     async def run_writer(self) -> None:

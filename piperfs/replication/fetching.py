@@ -17,7 +17,9 @@ from piperfs.store.store import Store
 
 WINDOW_CHUNKS: Final = 32  # asked of one peer in the background; about 4 MiB
 GRACE_S: Final = 3  # how long a reader waits for a peer to turn up
+ANSWER_S: Final = 2  # a reader's chunk that takes longer is asked of another peer as well
 RETRY_S: Final = 5
+LACKS_MAX: Final = 100_000
 PREFETCH_MAX: Final = 256
 
 
@@ -30,7 +32,8 @@ class Source(Protocol):
 @dataclass(slots=True, eq=False)
 class _Peer:
     source: Source
-    asked: set[ChunkId] = field(default_factory=set)
+    asked: set[ChunkId] = field(default_factory=set)  # in the background
+    urgent: set[ChunkId] = field(default_factory=set)  # for readers
     lacks: set[ChunkId] = field(default_factory=set)
 
 
@@ -54,7 +57,9 @@ class Fetcher:
         self._signal()
 
     def disconnect(self, source: Source) -> None:
-        self._peers.pop(source, None)
+        peer = self._peers.pop(source, None)
+        for chunk in peer.urgent if peer is not None else ():
+            self._wake_reader(chunk)
         self._signal()
 
     def hope_again(self, source: Source) -> None:
@@ -69,7 +74,9 @@ class Fetcher:
         self._signal()
 
     def _signal(self) -> None:
-        self._changed.set()
+        """Wake all who wait for a change; whoever comes later waits for the next one."""
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
     def receive(
         self, source: Source, chunks: Iterable[tuple[ChunkId, bytes]], absent: Iterable[ChunkId]
@@ -81,11 +88,14 @@ class Fetcher:
                 raise PeerError("it sends a chunk that does not match its name")
             if peer is not None:
                 peer.asked.discard(chunk)
+                peer.urgent.discard(chunk)
             self._take(chunk, sealed)
         for chunk in absent:
             if peer is not None:
                 peer.asked.discard(chunk)
-                peer.lacks.add(chunk)
+                peer.urgent.discard(chunk)
+                if len(peer.lacks) < LACKS_MAX:
+                    peer.lacks.add(chunk)
             self._wake_reader(chunk)
         self._signal()
 
@@ -120,32 +130,49 @@ class Fetcher:
                 await self._fetch_round(missing, grace)
             missing = [chunk for chunk in missing if not self._store.chunks.has(chunk)]
             if missing and trio.current_time() >= deadline:
-                raise FsError(ErrorKind.TIMED_OUT)
+                raise FsError(ErrorKind.TIMED_OUT if self._peers else ErrorKind.UNREACHABLE)
 
     async def _fetch_round(self, missing: list[ChunkId], grace: float) -> None:
+        """Wait for chunks until something arrives, fails or takes too long."""
+        changed = self._changed
         hopeless = self._ask_urgently(missing)
         if hopeless:
             if trio.current_time() >= grace:
                 raise FsError(ErrorKind.UNREACHABLE)
-            self._changed = trio.Event()
             with trio.move_on_at(grace):
-                await self._changed.wait()
+                await changed.wait()
             return
         events = [self._arrivals.setdefault(chunk, trio.Event()) for chunk in missing]
-        for event in events:
-            await event.wait()
+        with trio.move_on_after(ANSWER_S) as patience:
+            for event in events:
+                await event.wait()
+        if patience.cancelled_caught:
+            self._give_up_on_slow(missing)
+
+    def _give_up_on_slow(self, missing: list[ChunkId]) -> None:
+        """Whoever was asked and has not answered counts as lacking it, until it says more."""
+        late = [chunk for chunk in missing if not self._store.chunks.has(chunk)]
+        others = len(self._peers) > 1
+        for peer in self._peers.values():
+            slow = peer.urgent.intersection(late)
+            peer.urgent -= slow
+            if others:
+                peer.lacks |= slow
 
     def _ask_urgently(self, missing: list[ChunkId]) -> list[ChunkId]:
         """Ask the best peer for each chunk; returns those that no connected peer has."""
         wanted: dict[Source, list[ChunkId]] = {}
         hopeless = []
+        on_way = {chunk for peer in self._peers.values() for chunk in peer.urgent}
         for chunk in missing:
+            if chunk in on_way or self._store.chunks.has(chunk):
+                continue
             able = [peer for peer in self._peers.values() if chunk not in peer.lacks]
             if not able:
                 hopeless.append(chunk)
                 continue
-            best = min(able, key=lambda peer: len(peer.asked))
-            best.asked.add(chunk)
+            best = min(able, key=lambda peer: len(peer.asked) + len(peer.urgent))
+            best.urgent.add(chunk)
             wanted.setdefault(best.source, []).append(chunk)
         for source, chunks in wanted.items():
             source.want(tuple(chunks), urgent=True)
@@ -163,10 +190,10 @@ class Fetcher:
     async def run(self, *, fetch_all: bool) -> None:
         """Fetch what versions need, for ever."""
         while True:
+            changed = self._changed
             self._ask_in_background(fetch_all=fetch_all)
-            self._changed = trio.Event()
             with trio.move_on_after(RETRY_S) as timeout:
-                await self._changed.wait()
+                await changed.wait()
             if timeout.cancelled_caught:
                 for peer in self._peers.values():
                     peer.lacks.clear()
@@ -175,7 +202,7 @@ class Fetcher:
         idle = [peer for peer in self._peers.values() if len(peer.asked) < WINDOW_CHUNKS]
         if not idle:
             return
-        asked = {chunk for peer in self._peers.values() for chunk in peer.asked}
+        asked = {c for peer in self._peers.values() for c in (*peer.asked, *peer.urgent)}
         limit = len(asked) + WINDOW_CHUNKS * len(idle) * 2
         known = self._store.chunks.wanted(limit) if fetch_all else []
         queue = [c for c in (*self._soon, *known) if c not in asked]

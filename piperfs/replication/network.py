@@ -4,6 +4,7 @@ The replicator sees streams and channel bindings only, so a simulated network ca
 this one.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ UNKNOWN_PER_HOST_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A private stream to somebody; both ends see the same binding."""
+    """A private stream to somebody; both ends see the same binding.
+
+    Whoever takes it calls `known` once the other end has proved who it is.
+    """
 
     stream: trio.abc.Stream
     binding: bytes
     address: str
+    known: Callable[[], None] = lambda: None
 
 
 Accept = Callable[[Link], Awaitable[None]]
@@ -64,7 +69,8 @@ class TlsNetwork:
         self._host = host
         self._port = port
         self._certificate = Certificate()
-        self._unknown: dict[str, int] = {}
+        self._unknown: Counter[str] = Counter()
+        self.turned_away = 0
         self._listening: list[str] = []
 
     async def listen(
@@ -97,20 +103,32 @@ class TlsNetwork:
             await stream.aclose()
             return
         crowded = sum(self._unknown.values()) >= UNKNOWN_MAX
-        if crowded or self._unknown.get(host, 0) >= UNKNOWN_PER_HOST_MAX:
-            await stream.aclose()
-            return
-        self._unknown[host] = self._unknown.get(host, 0) + 1
-        try:
-            secured = await self._certificate.secure_server(stream)
-        except (PeerError, trio.TooSlowError):
+        if crowded or self._unknown[host] >= UNKNOWN_PER_HOST_MAX:
+            self.turned_away += 1
             await trio.aclose_forcefully(stream)
             return
+        known = self._count_unknown(host)
+        try:
+            secured = await self._certificate.secure_server(stream)
+            address = join_address(host, port)
+            await accept(Link(secured.stream, secured.binding, address, known))
+        except (PeerError, trio.TooSlowError):
+            self.turned_away += 1
+            await trio.aclose_forcefully(stream)
         finally:
-            self._unknown[host] -= 1
-            if not self._unknown[host]:
-                del self._unknown[host]
-        await accept(Link(secured.stream, secured.binding, join_address(host, port)))
+            known()
+
+    def _count_unknown(self, host: str) -> Callable[[], None]:
+        """Count a connection as unknown until the function that this returns is called."""
+        pending = [host]
+        self._unknown[host] += 1
+
+        def known() -> None:
+            while pending:
+                self._unknown.subtract((pending.pop(),))
+                self._unknown += Counter()  # forgets hosts that have none
+
+        return known
 
     async def dial(self, address: str) -> Link:
         try:

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import PeerError, PiperError
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.obs.facts import PeerFacts
 from piperfs.obs.log import get_logger
@@ -29,7 +29,8 @@ from piperfs.replication.session import Session
 
 PAUSE_MIN_S: Final = 0.2
 PAUSE_MAX_S: Final = 15
-SESSIONS_MAX: Final = 8
+SESSIONS_MAX: Final = 8  # beyond these, nobody is dialled
+SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 ADDRESSES_MAX: Final = 64
 PEERS_EVERY_S: Final = 30
 SECOND_NS: Final = 1_000_000_000
@@ -166,13 +167,17 @@ class Replicator:
             channel = Channel(link)
             try:
                 greeted = await greet(channel, side, self._local)
+                link.known()
                 if greeted is None:
                     return "it was let in"
                 if dial is not None:
                     dial.replica = greeted.replica
                 await self._hold(channel, greeted)
-            except* PeerError as group:
+            except* PiperError as group:
                 reason = _first(group)
+            except* Exception:  # whatever a peer sends must not end the daemon
+                log.exception("peer.failed", address=link.address)
+                reason = "an internal error, which the log shows"
             else:
                 reason = "it ended"
         if reason.startswith("it is no member"):
@@ -184,7 +189,10 @@ class Replicator:
         """Talk to a member until the connection ends. Raises PeerError with the reason."""
         replica = greeted.replica
         rival = self._sessions.get(replica)
-        if rival is not None and self._is_better(rival.side, replica):
+        if rival is None and len(self._sessions) >= SESSIONS_HELD_MAX:
+            raise PeerError("there are connections enough")
+        opposite = rival is not None and rival.side is not greeted.side
+        if rival is not None and opposite and self._is_better(rival.side, replica):
             raise PeerError("there is a connection already")
         session = Session(
             channel,
@@ -378,7 +386,7 @@ class Replicator:
                 yield Sample("lag_seconds", "Age of an author's newest operation.", lag, label)
 
 
-def _first(group: BaseExceptionGroup[PeerError]) -> str:
+def _first(group: BaseExceptionGroup[PiperError]) -> str:
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]

@@ -7,7 +7,7 @@ rests on; the push is only fast.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
 from piperfs.core.limits import KIB
 from piperfs.core.operation import Envelope, decode_envelope
 from piperfs.core.operation import refs_of as refs_of_operation
+from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
 from piperfs.replication.channel import Channel
@@ -37,7 +38,13 @@ APPLY_AT_ONCE: Final = 64
 VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
 PING_S: Final = 5
 REPAIR_PAUSE_S: Final = 3
+REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
+OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
+MEMBERS_BYTES: Final = 512 * KIB
+SEQ_AHEAD_MAX: Final = 86_400_000  # sequence numbers are milliseconds unless clocks jump: a day
 BATCHES_WAITING_MAX: Final = 4
+
+log = get_logger("replication")
 
 
 @dataclass(slots=True)
@@ -90,7 +97,11 @@ class Session:
         self._asked: deque[ChunkId] = deque()
         self._has_asked = trio.Event()
         self._started = trio.Event()
+        self._owed: deque[OperationId] = deque()  # what comparisons found missing there
+        self._told = 0  # of our lseq: the peer was told that it has everything up to here
+        self._lacked = False  # it asked for chunks that were not here
         self._repaired_at = float("-inf")
+        self._repair_pause_s: float = REPAIR_PAUSE_S
         self._pinged: dict[int, float] = {}
         send, receive = trio.open_memory_channel[m.Operations](BATCHES_WAITING_MAX)
         self._batches_in, self._batches_out = send, receive
@@ -103,7 +114,7 @@ class Session:
             m.MemberIds: self._answer_member_ids,
             m.Members: self._add_members,
             m.Reconcile: self._reconcile,
-            m.WantOperations: self._send_operations,
+            m.WantOperations: lambda x: self._owe(x.ids),
             m.Peers: self._note_peers,
             m.Ping: lambda x: channel.send(m.Pong(x.token)),
             m.Pong: self._note_pong,
@@ -144,7 +155,8 @@ class Session:
         self._durable.set()
 
     def send_members_ids(self) -> None:
-        self.channel.send(m.MemberIds(tuple(self._local.graph.records())))
+        known = tuple(self._local.graph.records())
+        self.channel.send(m.MemberIds(known[: m.MEMBER_IDS_MAX]))
 
     def send_state(self) -> None:
         store = self._store
@@ -164,7 +176,7 @@ class Session:
         )
 
     def send_peers(self, peers: tuple[tuple[ReplicaId, tuple[str, ...]], ...]) -> None:
-        self.channel.send(m.Peers(peers))
+        self.channel.send(m.Peers(peers[: m.PEERS_MAX]))
 
     # Messages
 
@@ -182,7 +194,7 @@ class Session:
         self._on_progress()
 
     def _note_peers(self, message: m.Peers) -> None:
-        self.peers = message.peers[:64]
+        self.peers = message.peers
         self._on_progress()
 
     def _note_pong(self, message: m.Pong) -> None:
@@ -192,15 +204,24 @@ class Session:
 
     def _note_state(self, state: m.State) -> None:
         standing = self.standing
-        self.addresses = state.addresses[:16]
+        self.addresses = state.addresses
         standing.durable, standing.digest = state.durable_lseq, state.digest
-        if state.seen_seq > self._store.last_seq:
-            self._store.raise_last_seq(state.seen_seq)  # we were restored from an old copy
+        self._note_own_seq(state.seen_seq)
         if not self._started.is_set():
             self._begin(state)
         self._fetcher.hope_again(self)
         self._maybe_repair(state)
         self._on_progress()
+
+    def _note_own_seq(self, seen: int) -> None:
+        """Never use a number again that a peer has seen: this may be a restored old copy.
+
+        A peer that names a number of the far future lies; believing it would end our writing.
+        """
+        latest = self._local.clock.now_ns() // 1_000_000 + SEQ_AHEAD_MAX
+        if self._store.last_seq < seen <= latest:
+            log.warning("replica.restored", peer=self.replica.hex()[:12], seen=seen)
+            self._store.raise_last_seq(seen)
 
     def _begin(self, state: m.State) -> None:
         """The first word on where the other end stands decides how to go on."""
@@ -214,30 +235,42 @@ class Session:
         if continues or not state.operations:
             self._is_delta = True
             self.standing.sent = state.cursor_lseq if continues else 0
-            self.standing.acked = self.standing.sent
+            self.standing.acked = self._told = self.standing.sent
         else:
             self.standing.sent = durable
             self.begin_reconciliation()
         self._started.set()
+        self._applied.set()
 
     def _maybe_repair(self, state: m.State) -> None:
         """Both ends think to be done and still differ: compare everything."""
         standing, now = self.standing, trio.current_time()
         idle = standing.sent == self._store.log.durable_lseq == standing.acked
         caught_up = standing.cursor >= state.durable_lseq
-        differs = state.digest != self._store.digest()
-        if idle and caught_up and differs and now - self._repaired_at > REPAIR_PAUSE_S:
+        if state.digest == self._store.digest():
+            standing.refused = 0
+            self._repair_pause_s = REPAIR_PAUSE_S
+        elif idle and caught_up and now - self._repaired_at > self._repair_pause_s:
+            self._repair_pause_s = min(REPAIR_PAUSE_MAX_S, 2 * self._repair_pause_s)
             self.send_members_ids()
             self.begin_reconciliation()
 
     # Members
 
     def _answer_member_ids(self, message: m.MemberIds) -> None:
+        """Send what the peer lacks, and say what we have if we lack something."""
         theirs = set(message.ids)
         mine = self._local.graph.records()
-        missing = tuple(raw for record, raw in mine.items() if record not in theirs)
-        if missing:
-            self.channel.send(m.Members(missing))
+        batch: list[bytes] = []
+        for raw in (raw for record, raw in mine.items() if record not in theirs):
+            batch.append(raw)
+            if sum(map(len, batch)) > MEMBERS_BYTES:
+                self.channel.send(m.Members(tuple(batch)))
+                batch = []
+        if batch:
+            self.channel.send(m.Members(tuple(batch)))
+        if theirs.difference(mine):
+            self.send_members_ids()
 
     def _add_members(self, message: m.Members) -> None:
         for raw in message.records:
@@ -307,8 +340,9 @@ class Session:
             await self._applied.wait()
             self._applied = trio.Event()
             cursor = self.standing.cursor
+            is_whole = not self._store.chunks.want_count
             await self._local.committer.settled()
-            if not self._store.chunks.want_count:
+            if is_whole:
                 complete = cursor
             if (cursor, complete) != said:
                 said = (cursor, complete)
@@ -317,6 +351,9 @@ class Session:
     def content_arrived(self) -> None:
         """Nothing is wanted any more: what was acknowledged may be complete now."""
         self._applied.set()
+        if self._lacked:
+            self._lacked = False
+            self.send_state()  # lets the peer ask again
 
     # Sending operations
 
@@ -324,15 +361,40 @@ class Session:
         await self._started.wait()
         while True:
             self._durable = trio.Event()
-            rows = self._store.log.after_with_ids(self.standing.sent, OPERATIONS_BYTES)
-            if not rows:
+            if not self._send_some():
                 await self._durable.wait()
                 continue
-            self.standing.sent = rows[-1][0]
-            fresh = [envelope for _, each, envelope in rows if each not in self._known]
-            self._send_batch(fresh, self.standing.sent if self._is_delta else 0)
             await self.channel.wait_for_room()
             await trio.lowlevel.checkpoint()
+
+    def _send_some(self) -> bool:
+        """Send the next batch, if there is one.
+
+        What comparisons found goes first: only behind it may the peer be told of a position.
+        """
+        if self._owed:
+            self._send_batch(self._take_owed(), 0)
+            return True
+        rows = self._store.log.after_with_ids(self.standing.sent, OPERATIONS_BYTES)
+        if rows:
+            self.standing.sent = rows[-1][0]
+        elif not self._is_delta or self._told == self.standing.sent:
+            return False
+        fresh = [envelope for _, each, envelope in rows if each not in self._known]
+        if self._is_delta:
+            self._told = self.standing.sent
+        self._send_batch(fresh, self._told)
+        return True
+
+    def _take_owed(self) -> list[Envelope]:
+        batch: list[Envelope] = []
+        size = 0
+        while self._owed and size < OPERATIONS_BYTES:
+            raw = self._store.log.envelope(self._owed.popleft())
+            if raw is not None:
+                batch.append(decode_envelope(raw))
+                size += len(raw)
+        return batch
 
     def _send_batch(self, envelopes: Sequence[Envelope], upto: int) -> None:
         chunks: list[tuple[ChunkId, bytes]] = []
@@ -346,26 +408,10 @@ class Session:
         raws = tuple(envelope.encode() for envelope in envelopes)
         self.channel.send(m.Operations(raws, upto, tuple(chunks)), urgent=False)
 
-    async def _send_operations(self, wanted: m.WantOperations) -> None:
-        """Send operations that a comparison found missing there."""
-        for batch in self._batches_of(wanted.ids[: m.ITEMS_MAX]):
-            self._send_batch(batch, 0)
-            await self.channel.wait_for_room()
-
-    def _batches_of(self, ids: Sequence[OperationId]) -> Iterator[list[Envelope]]:
-        batch: list[Envelope] = []
-        size = 0
-        for each in ids:
-            raw = self._store.log.envelope(each)
-            if raw is None:
-                continue
-            batch.append(decode_envelope(raw))
-            size += len(raw)
-            if size > OPERATIONS_BYTES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+    def _owe(self, operations: Sequence[OperationId]) -> None:
+        """Send operations that a comparison found missing there, when there is room."""
+        self._owed.extend(operations[: OWED_MAX - len(self._owed)])
+        self._durable.set()
 
     # Comparing
 
@@ -381,13 +427,11 @@ class Session:
         for start in range(0, len(found.wanted), m.ITEMS_MAX):
             part = tuple(found.wanted[start : start + m.ITEMS_MAX])
             self.channel.send(m.WantOperations(part), urgent=False)
-        for batch in self._batches_of(found.offered):
-            self._send_batch(batch, 0)
+        self._owe(found.offered)
         if message.ranges:
             self.channel.send(m.Reconcile(tuple(found.ranges)), urgent=False)
         if not found.ranges and not self._is_delta and self._started.is_set():
-            self._is_delta = True
-            self._send_batch((), self.standing.sent)
+            self._is_delta = True  # behind what is owed
 
     # Chunks
 
@@ -408,6 +452,7 @@ class Session:
             sealed = self._store.chunks.get(chunk)
             if sealed is None:
                 absent.append(chunk)
+                self._lacked = True
                 continue
             if chunks and size + len(sealed) > CHUNKS_BYTES:
                 self.channel.send(m.Chunks(tuple(chunks)), urgent=urgent)
