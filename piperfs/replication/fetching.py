@@ -144,6 +144,7 @@ class Fetcher:
             return
         events = [self._arrivals.setdefault(chunk, trio.Event()) for chunk in missing]
         with trio.move_on_after(ANSWER_S) as patience:
+            await trio.lowlevel.checkpoint()
             for event in events:
                 await event.wait()
         if patience.cancelled_caught:

@@ -29,6 +29,7 @@ from piperfs.replication.channel import Channel
 from piperfs.replication.ports import Local
 
 TIMEOUT_S: Final = 5
+REASON_CHARS_MAX: Final = 200
 RECORD_BYTES_AT_ONCE: Final = FRAME_BYTES_MAX // 2
 
 M = TypeVar("M", bound=Message)
@@ -61,7 +62,7 @@ class Inbox:
             self._messages = await self._channel.receive()
         message = self._messages.pop(0)
         if isinstance(message, Refused):
-            raise PeerError(f"it refuses: {message.reason[:200]}")
+            raise PeerError(f"it refuses: {message.reason[:REASON_CHARS_MAX]}")
         if not isinstance(message, kind):
             raise PeerError(f"it sends {type(message).__name__} instead of {kind.__name__}")
         return message
@@ -124,18 +125,21 @@ async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted
         return None
     proof = await inbox.next(Auth)
     key = _signing_key(local, theirs.replica)
+    fault: PeerError | None = None
     try:
         check_proof(transcript, Side.CLIENT, key, proof.signature)
     except PeerError as error:
-        await _refuse(channel, str(error))
-        raise
+        fault = error
+    if fault is not None:
+        await _refuse(channel, str(fault))
+        raise fault
     channel.trust()
     channel.send(Welcome())
     return Greeted(theirs.replica, Side.SERVER, inbox.rest)
 
 
 async def _refuse(channel: Channel, reason: str) -> None:
-    channel.send(Refused(reason))
+    channel.send(Refused(reason[:REASON_CHARS_MAX]))
     await channel.flush()
 
 
@@ -144,16 +148,27 @@ async def _let_in(channel: Channel, inbox: Inbox, local: Local) -> None:
     asked = await inbox.next(Join)
     keys = PublicKeys(asked.signing, asked.sealing)
     request = JoinRequest(asked.invite, keys, asked.label[:100], asked.proof)
-    if local.graph.state().member(keys.replica) is None:
-        try:
-            own_keys = epoch_keys(local.graph, local.identity)
-            statement = admit(local.graph, own_keys, request, local.clock.now_ns())
-        except (UserError, PeerError) as error:
-            await _refuse(channel, str(error))
-            raise PeerError(f"a new device is refused: {error}") from error
-        local.sign_record(statement)
+    reason = _admit(local, request)
+    if reason is not None:
+        await _refuse(channel, reason)
+        raise PeerError(f"a new device is refused: {reason}")
     await local.commit()
     await _send_records(channel, list(local.graph.records().values()))
+
+
+def _admit(local: Local, request: JoinRequest) -> str | None:
+    """Let a device in, unless it was before; returns why not.
+
+    One that is a member already lost our answer the first time; it proves the same again.
+    """
+    try:
+        own_keys = epoch_keys(local.graph, local.identity)
+        statement = admit(local.graph, own_keys, request, local.clock.now_ns())
+    except (UserError, PeerError) as error:
+        return str(error)
+    if local.graph.state().member(request.replica) is None:
+        local.sign_record(statement)
+    return None
 
 
 async def _send_records(channel: Channel, records: list[bytes]) -> None:

@@ -137,13 +137,14 @@ class TlsNetwork:
                 stream = await trio.open_tcp_stream(host, port)
         except (OSError, ValueError, trio.TooSlowError) as error:
             raise PeerError(f"nobody answers at {address}") from error
+        secured = None
         try:
             secured = await self._certificate.secure_client(stream)
-        except BaseException as error:
-            await trio.aclose_forcefully(stream)
-            if isinstance(error, trio.TooSlowError):
-                raise PeerError(f"{address} does not finish its handshake") from error
-            raise
+        except trio.TooSlowError as error:
+            raise PeerError(f"{address} does not finish its handshake") from error
+        finally:
+            if secured is None:
+                stream.socket.close()
         return Link(secured.stream, secured.binding, address)
 
     def reachable(self) -> list[str]:
