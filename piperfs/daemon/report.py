@@ -53,8 +53,7 @@ class Conflict:
 
 def conflicts_found(node: Node) -> Iterator[Conflict]:
     """Every version that stands beside another."""
-    for directory, shown, found in node.store.conflicts():
-        wanted = found.place.name if found.place else found.name
+    for directory, wanted, shown, found in node.store.conflicts():
         yield Conflict(path_of(node, directory, wanted), path_of(node, directory, shown), found)
 
 

@@ -75,6 +75,8 @@ class Attributes:
             head = self._files.version(node)
             size, data = head.body.size, sum(n for n in head.body.lengths if n > 0)
         uid, gid, mode = self.ownership(row)
+        if node.inode[0] == DIRECTORY:
+            mode = row.mode  # set-group-id of a directory gives nobody any right
         atime = self._store.local(node.inode).atime_ns
         return Attr(
             ino=node.ino,

@@ -22,6 +22,7 @@ Driver = Literal["kernel", "pyfuse3"]
 DEFAULT_DRIVER: Final[Driver] = "kernel"
 READAHEAD_KIB: Final = 1024
 READY_TIMEOUT_S: Final = 30
+UNMOUNT_TIMEOUT_S: Final = 60
 
 log = get_logger("fuse")
 
@@ -78,7 +79,8 @@ async def _serve_kernel(
             try:
                 await trio.sleep_forever()
             finally:
-                await unmount(where.directory)
+                with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
+                    await unmount(where.directory)
     finally:
         invalidator.stop()
         os.close(descriptor)
@@ -93,11 +95,10 @@ async def _run_then_cancel(connection: Connection, nursery: trio.Nursery) -> Non
 
 async def unmount(directory: Path) -> None:
     """Unmount if it is still mounted, lazily if it is in use."""
-    with trio.CancelScope(shield=True):
-        if points.given_descriptor(directory) is not None or points.find_mount(directory) is None:
-            return
-        try:
-            await trio.to_thread.run_sync(partial(points.detach, directory, lazily=False))
-        except UserError as error:
-            log.warning("fuse.busy", reason=str(error))
-            await trio.to_thread.run_sync(points.detach, directory)
+    if points.given_descriptor(directory) is not None or points.find_mount(directory) is None:
+        return
+    try:
+        await trio.to_thread.run_sync(partial(points.detach, directory, lazily=False))
+    except UserError as error:
+        log.warning("fuse.busy", reason=str(error))
+        await trio.to_thread.run_sync(points.detach, directory)

@@ -309,7 +309,7 @@ async def serve_pyfuse3(
 
 async def _main(where: MountPoint) -> None:
     """Serve until unmounted; when cancelled, unmount and serve to the end."""
-    from piperfs.fuse.mount import unmount  # noqa: PLC0415 - mount imports this module
+    from piperfs.fuse.mount import UNMOUNT_TIMEOUT_S, unmount  # noqa: PLC0415 - mount imports this module
 
     async with trio.open_nursery() as nursery:
 
@@ -322,4 +322,5 @@ async def _main(where: MountPoint) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            await unmount(where.directory)
+            with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
+                await unmount(where.directory)

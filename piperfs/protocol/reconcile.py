@@ -5,10 +5,10 @@ done; unequal ones are cut into sixteen; short ones are sent as ids. The exchang
 logarithm of the set's size in rounds, and bytes in proportion to the difference. After Aljoscha
 Meyer, "Range-Based Set Reconciliation" (SRDS 2023).
 
-Pure and stateless: each message is answered from the message and the set.
+Pure and stateless: each message is answered from the message and the set. A message and its
+answer are bounded, so a huge difference takes several exchanges; `is_partial` says so.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,9 +19,11 @@ from piperfs.protocol.messages import ITEMS_MAX, Range
 
 BRANCHES: Final = 16
 LEAF_IDS: Final = 32
-RANGES_MAX: Final = 1024  # of one message; the rest is found in the next exchange
+LISTED_MAX: Final = 16_384  # ids in one message, about half of a frame
+OFFERED_MAX: Final = 32_768  # ids found missing there by one message
 LOWEST: Final = b""
 HIGHEST: Final = b"\xff" * 33
+BORDER_BYTES: Final = 33
 
 Fingerprint = Callable[[bytes, bytes], tuple[int, bytes]]
 Ids = Callable[[bytes, bytes, int], Sequence[OperationId]]
@@ -34,6 +36,16 @@ class Difference:
     ranges: list[Range] = field(default_factory=list)
     wanted: list[OperationId] = field(default_factory=list)
     offered: list[OperationId] = field(default_factory=list)
+    is_partial: bool = False  # there was more than fits; another exchange finds it
+    listed: int = 0  # ids in `ranges`
+
+    def answer(self, part: Range) -> None:
+        listed = self.listed + len(part.ids or ())
+        if len(self.ranges) == ITEMS_MAX or listed > LISTED_MAX:
+            self.is_partial = True
+            return
+        self.ranges.append(part)
+        self.listed = listed
 
 
 def begin(fingerprint: Fingerprint) -> tuple[Range, ...]:
@@ -44,28 +56,33 @@ def begin(fingerprint: Fingerprint) -> tuple[Range, ...]:
 def compare(ranges: Sequence[Range], fingerprint: Fingerprint, ids: Ids) -> Difference:
     """Answer a message. Raises PeerError for ranges that make no sense."""
     difference = Difference()
-    if len(ranges) > RANGES_MAX:
-        raise PeerError("a reconciliation names too many ranges")
     for theirs in ranges:
         if theirs.lower >= theirs.upper:
-            raise PeerError("a range of a reconciliation is empty or malformed")
+            raise PeerError("a range of a reconciliation is empty or backward")
         if theirs.ids is not None:
-            _compare_ids(theirs, ids, difference)
+            _compare_ids(theirs, theirs.ids, ids, difference)
             continue
         count, total = fingerprint(theirs.lower, theirs.upper)
         if (count, total) != (theirs.count, theirs.total):
-            difference.ranges += _narrow(theirs, count, total, fingerprint, ids)
-    difference.ranges = difference.ranges[:RANGES_MAX]
+            for part in _narrow(theirs, count, total, fingerprint, ids):
+                difference.answer(part)
     return difference
 
 
-def _compare_ids(theirs: Range, ids: Ids, difference: Difference) -> None:
-    assert theirs.ids is not None
-    if len(theirs.ids) > ITEMS_MAX:
-        raise PeerError("a reconciliation lists too many ids")
-    mine = set(ids(theirs.lower, theirs.upper, ITEMS_MAX))
-    difference.wanted += [each for each in theirs.ids if each not in mine]
-    difference.offered += sorted(mine.difference(theirs.ids))
+def _compare_ids(
+    theirs: Range, listed: Sequence[OperationId], ids: Ids, difference: Difference
+) -> None:
+    room = OFFERED_MAX - len(difference.offered)
+    if room < ITEMS_MAX:
+        difference.is_partial = True
+        return
+    mine = ids(theirs.lower, theirs.upper, room)
+    if len(mine) == room:
+        difference.is_partial = True
+        listed = [each for each in listed if each <= mine[-1]]
+    known = set(mine)
+    difference.wanted += [each for each in listed if each not in known]
+    difference.offered += sorted(known.difference(listed))
 
 
 def _narrow(
@@ -76,24 +93,25 @@ def _narrow(
         yield Range(theirs.lower, theirs.upper, count, total, listed)
         return
     for lower, upper in split(theirs.lower, theirs.upper):
-        part_count, part_total = fingerprint(lower, upper)
-        if part_count == 0 or part_count > LEAF_IDS:
-            yield Range(lower, upper, part_count, part_total)
-        else:
-            listed = tuple(ids(lower, upper, LEAF_IDS))
-            yield Range(lower, upper, part_count, part_total, listed)
+        yield Range(lower, upper, *fingerprint(lower, upper))
 
 
 def split(lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Cut a range into sixteen of equal width; ids are hashes, so they spread evenly."""
-    first = int.from_bytes(lower.ljust(33, b"\0"), "big")
-    last = int.from_bytes(upper.ljust(33, b"\0"), "big")
+    first, last = _position(lower), _position(upper)
     borders = [first + (last - first) * step // BRANCHES for step in range(BRANCHES + 1)]
     texts = [lower, *(_text(border) for border in borders[1:-1]), upper]
-    for begin_, end in itertools.pairwise(texts):
+    for begin_, end in zip(texts, texts[1:], strict=False):
         if begin_ < end:
             yield begin_, end
 
 
+def _position(border: bytes) -> int:
+    """A border as a number; the highest is a round one, which makes all others short."""
+    if border == HIGHEST:
+        return 1 << (8 * BORDER_BYTES)
+    return int.from_bytes(border.ljust(BORDER_BYTES, b"\0"), "big")
+
+
 def _text(border: int) -> bytes:
-    return border.to_bytes(33, "big").rstrip(b"\0")
+    return border.to_bytes(BORDER_BYTES, "big").rstrip(b"\0")

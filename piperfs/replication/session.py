@@ -99,6 +99,7 @@ class Session:
         self._started = trio.Event()
         self._owed: deque[OperationId] = deque()  # what comparisons found missing there
         self._told = 0  # of our lseq: the peer was told that it has everything up to here
+        self._is_partial = False  # the comparison that runs leaves something for another one
         self._lacked = False  # it asked for chunks that were not here
         self._repaired_at = float("-inf")
         self._repair_pause_s: float = REPAIR_PAUSE_S
@@ -430,7 +431,13 @@ class Session:
         self._owe(found.offered)
         if message.ranges:
             self.channel.send(m.Reconcile(tuple(found.ranges)), urgent=False)
-        if not found.ranges and not self._is_delta and self._started.is_set():
+        self._is_partial |= found.is_partial
+        if found.ranges or not self._started.is_set():
+            return
+        if self._is_partial:
+            self._is_partial = False
+            self.begin_reconciliation()
+        else:
             self._is_delta = True  # behind what is owed
 
     # Chunks

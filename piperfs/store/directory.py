@@ -124,14 +124,14 @@ class Directories:
             name: msgspec.structs.replace(losers[loser], name=name) for name, loser in named.items()
         }
 
-    def conflicts(self) -> Iterator[tuple[InodeId, bytes, Found]]:
-        """Every conflict copy of the volume: directory, disputed name, copy."""
+    def conflicts(self) -> Iterator[tuple[InodeId, bytes, bytes, Found]]:
+        """Every conflict copy of the volume: directory, disputed name, shown name, copy."""
         for key, name in self._tables.conflict.scan(b"", after(b"d")):
             members = self.members(InodeId(key[:16]))
             names = {found.inode for _, found in self._losers(members, name)}
-            for found in self.conflict_entries(members).values():
+            for shown, found in self.conflict_entries(members).items():
                 if found.inode in names:
-                    yield InodeId(key[:16]), name, found
+                    yield InodeId(key[:16]), name, shown, found
 
     def _group(self, directory: InodeId, name: bytes) -> tuple[Entry, ...]:
         return self._tables.entry.get(self._index.entry_key(directory, name)) or ()

@@ -135,7 +135,7 @@ class Store:
     def members(self, directory: InodeId) -> tuple[InodeId, ...]:
         return self._directories.members(directory)
 
-    def conflicts(self) -> Iterator[tuple[InodeId, bytes, Found]]:
+    def conflicts(self) -> Iterator[tuple[InodeId, bytes, bytes, Found]]:
         return self._directories.conflicts()
 
     def xattrs(self, inode: InodeId) -> dict[bytes, bytes]:
