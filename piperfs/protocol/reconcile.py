@@ -11,6 +11,7 @@ answer are bounded, so a huge difference takes several exchanges; `is_partial` s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from piperfs.core.errors import PeerError
@@ -101,7 +102,7 @@ def split(lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
     first, last = _position(lower), _position(upper)
     borders = [first + (last - first) * step // BRANCHES for step in range(BRANCHES + 1)]
     texts = [lower, *(_text(border) for border in borders[1:-1]), upper]
-    for begin_, end in zip(texts, texts[1:], strict=False):
+    for begin_, end in pairwise(texts):
         if begin_ < end:
             yield begin_, end
 

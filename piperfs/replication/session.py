@@ -432,12 +432,7 @@ class Session:
         if message.ranges:
             self.channel.send(m.Reconcile(tuple(found.ranges)), urgent=False)
         self._is_partial |= found.is_partial
-        if found.ranges or not self._started.is_set():
-            return
-        if self._is_partial:
-            self._is_partial = False
-            self.begin_reconciliation()
-        else:
+        if not found.ranges and not self._is_partial and self._started.is_set():
             self._is_delta = True  # behind what is owed
 
     # Chunks
@@ -486,4 +481,7 @@ class Session:
             self._pinged = {token: trio.current_time()}
             self.channel.send(m.Ping(token))
             self.send_state()
+            if self._is_partial and not self._owed:
+                self._is_partial = False
+                self.begin_reconciliation()
             await trio.sleep(PING_S)
