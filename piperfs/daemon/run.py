@@ -67,40 +67,54 @@ def _log_to_file(path: Path) -> None:
 
 
 async def _run_node(node: Node, job: Job, starter: Starter) -> None:
+    """Run everything; the committer outlives all that has something to commit."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.committer.run)
+        try:
+            await _run_parts(node, job, starter)
+        finally:
+            nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await node.committer.flush()
+    log.info("daemon.stopped")
+
+
+async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
     metrics = Metrics()
     metrics.add(lambda: samples(node))
     stop = trio.Event()
-    runtime = places.prepare_runtime_directory()
-    del runtime
+    places.prepare_runtime_directory()
     async with trio.open_nursery() as nursery:
         await nursery.start(lifecycle.stop_on_signal, stop)
-        nursery.start_soon(node.committer.run)
-        node.replicator = _replicator(node, job.options)
-        metrics.add(node.replicator.samples)
-        await nursery.start(node.replicator.run)
-        node.store.tables.meta.put(ADDRESSES, " ".join(node.replicator.reachable).encode())
-        verbs = Verbs(node, metrics).table()
+        replicator = node.replicator = _replicator(node, job.options)
+        metrics.add(replicator.samples)
+        await nursery.start(replicator.run)
+        node.store.tables.meta.put(ADDRESSES, " ".join(replicator.reachable).encode())
         if job.mountpoint is not None:
             await nursery.start(_mounted, node, job, job.mountpoint, stop)
+        verbs = Verbs(node, metrics).table()
         await nursery.start(server.serve, places.socket_path(job.state), verbs)
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
         nursery.start_soon(lifecycle.feed_watchdog, starter)
         if job.options.metrics_port is not None:
             await nursery.start(upkeep.serve_metrics, metrics, job.options.metrics_port)
-        mountpoint = None if job.mountpoint is None else str(job.mountpoint)
-        running = places.write_running(places.Running(os.getpid(), str(job.state), mountpoint))
-        try:
-            where = mountpoint or ", ".join(node.replicator.listening)
-            starter.ready(f"{node.label} is served at {where}")
-            log.info("daemon.ready", volume=node.store.volume.hex()[:16])
-            await stop.wait()
-        finally:
-            running.unlink(missing_ok=True)
-            starter.stopping()
+        await _until_stopped(node, job, starter, stop)
         nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        await node.committer.flush()
-    log.info("daemon.stopped")
+
+
+async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Event) -> None:
+    """Tell that the volume is usable, and wait for the end."""
+    assert node.replicator is not None
+    mountpoint = None if job.mountpoint is None else str(job.mountpoint)
+    running = places.write_running(places.Running(os.getpid(), str(job.state), mountpoint))
+    try:
+        where = mountpoint or ", ".join(node.replicator.listening)
+        starter.ready(f"{node.label} is served at {where}")
+        log.info("daemon.ready", volume=node.store.volume.hex()[:16])
+        await stop.wait()
+    finally:
+        running.unlink(missing_ok=True)
+        starter.stopping()
 
 
 def _replicator(node: Node, options: Options) -> Replicator:

@@ -4,6 +4,7 @@ A chunk is asked of one peer at a time; one that does not have it is passed over
 something new. Readers' requests overtake everything else on both ends of the wire.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -43,6 +44,7 @@ class Fetcher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._peers: dict[Source, _Peer] = {}
+        self._readers: Counter[ChunkId] = Counter()  # how many wait for a chunk
         self._arrivals: dict[ChunkId, trio.Event] = {}
         self._changed = trio.Event()
         self._soon: dict[ChunkId, None] = {}  # asked for by readahead, in order
@@ -100,7 +102,7 @@ class Fetcher:
         self._signal()
 
     def _take(self, chunk: ChunkId, sealed: bytes) -> None:
-        if self._store.chunks.is_wanted(chunk) or chunk in self._arrivals:
+        if self._store.chunks.is_wanted(chunk) or chunk in self._readers:
             self._store.chunks.put(chunk, sealed)
             self._store.on_dirty()
             self.received_bytes += len(sealed)
@@ -125,6 +127,14 @@ class Fetcher:
         """
         grace = min(deadline, trio.current_time() + GRACE_S)
         missing = [chunk for chunk in chunks if not self._store.chunks.has(chunk)]
+        self._readers.update(missing)
+        try:
+            await self._fetch(missing, deadline, grace)
+        finally:
+            self._readers.subtract(missing)
+            self._readers += Counter()  # forgets those that nobody reads
+
+    async def _fetch(self, missing: list[ChunkId], deadline: float, grace: float) -> None:
         while missing:
             with trio.move_on_at(deadline):
                 await self._fetch_round(missing, grace)
@@ -135,6 +145,7 @@ class Fetcher:
     async def _fetch_round(self, missing: list[ChunkId], grace: float) -> None:
         """Wait for chunks until something arrives, fails or takes too long."""
         changed = self._changed
+        events = [self._arrivals.setdefault(chunk, trio.Event()) for chunk in missing]
         hopeless = self._ask_urgently(missing)
         if hopeless:
             if trio.current_time() >= grace:
@@ -142,7 +153,6 @@ class Fetcher:
             with trio.move_on_at(grace):
                 await changed.wait()
             return
-        events = [self._arrivals.setdefault(chunk, trio.Event()) for chunk in missing]
         with trio.move_on_after(ANSWER_S) as patience:
             await trio.lowlevel.checkpoint()
             for event in events:

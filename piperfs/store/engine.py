@@ -59,7 +59,7 @@ class LmdbEngine:
         directory.mkdir(mode=0o700, exist_ok=True)
         try:
             self._env = lmdb.open(
-                str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600, readahead=False
+                str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600, readahead=True
             )
             self._tables = {name: self._env.open_db(name.encode()) for name in tables}
         except lmdb.Error as error:
