@@ -133,6 +133,9 @@ class Fetcher:
         finally:
             self._readers.subtract(missing)
             self._readers += Counter()  # forgets those that nobody reads
+            for chunk in missing:
+                if chunk not in self._readers:
+                    self._arrivals.pop(chunk, None)
 
     async def _fetch(self, missing: list[ChunkId], deadline: float, grace: float) -> None:
         while missing:

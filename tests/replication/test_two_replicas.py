@@ -64,7 +64,7 @@ async def test_a_reconnect_brings_only_what_is_new(tmp_path: Path) -> None:
         cable = Cable(peers.address_of(anna))
         await nursery.start(cable.run)
         ben = await peers.join(tmp_path, "ben", peers.make_ticket(anna))
-        forget_addresses(ben)
+        peers.forget_addresses(ben)
         async with running(ben, cable.address):
             write_file(anna, b"before", os.urandom(40_000))
             await converged(anna, ben)
@@ -82,12 +82,6 @@ async def test_a_reconnect_brings_only_what_is_new(tmp_path: Path) -> None:
         ben.close()
         nursery.cancel_scope.cancel()
     anna.close()
-
-
-def forget_addresses(node: peers.Node) -> None:
-    """Let the cable be the only way to the others."""
-    for replica, row in node.store.peers().items():
-        node.store.put_peer(replica, type(row)())
 
 
 async def test_after_a_restart_all_is_in_step(tmp_path: Path) -> None:

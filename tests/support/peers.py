@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from piperfs.core.ids import FILE, ChunkId, InodeId, LinkId, make_inode_id
+from piperfs.core.ids import FILE, ChunkId, InodeId, LinkId, ReplicaId, make_inode_id
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.record import Birth, ContentBody
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
@@ -18,6 +18,7 @@ from piperfs.replication.network import join_address
 from piperfs.replication.replicator import Replicator, ReplicatorOptions
 from piperfs.store import codec
 from piperfs.store.change import PutContent, PutLink
+from piperfs.store.rows import PeerRow
 
 HOUR_NS = 3600 * 1_000_000_000
 LOOPBACK = "127.0.0.1"
@@ -194,3 +195,14 @@ class _Started:
 
 def open_again(base: Path, name: str) -> Node:
     return open_node(base / name, SYSTEM_CLOCK)
+
+
+def holders(node: Node) -> list[ReplicaId]:
+    assert node.replicator is not None
+    return node.replicator.holders()
+
+
+def forget_addresses(node: Node) -> None:
+    """Let the given addresses be the only way to the others."""
+    for replica in node.store.peers():
+        node.store.put_peer(replica, PeerRow())
