@@ -159,7 +159,14 @@ async def _mounted(
 
     service = Service(
         filesystem,
-        Surroundings(fetch, prefetch, node.committer.commit, node.clock.now_ns, options.deadline_s),
+        Surroundings(
+            fetch,
+            prefetch,
+            node.committer.wake,
+            node.committer.commit,
+            node.clock.now_ns,
+            options.deadline_s,
+        ),
     )
     read_only = options.read_only or node.role not in ("admin", "writer")
     where = mount.MountPoint(

@@ -49,7 +49,7 @@ async def serve(
         UserError: it cannot be mounted there.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service.flush_aged)
+        nursery.start_soon(service.run)
         if where.driver == "pyfuse3":
             from piperfs.fuse.pyfuse3_adapter import serve_pyfuse3  # noqa: PLC0415 - optional
 

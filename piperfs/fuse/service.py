@@ -25,8 +25,9 @@ from piperfs.fs.missing import MissingChunks
 from piperfs.obs.log import get_logger
 
 INLINE_FLUSH_BYTES_MAX: Final = 256 * KIB  # a thread costs more than sealing this much
-INODE_DIRTY_BYTES_MAX: Final = 8 * MIB
-UNCOMMITTED_BYTES_MAX: Final = 64 * MIB
+SPILL_BYTES: Final = 4 * MIB  # more than this is sealed while the writer goes on
+INODE_DIRTY_BYTES_MAX: Final = 16 * MIB
+UNCOMMITTED_BYTES_MAX: Final = 32 * MIB
 READAHEAD_BYTES: Final = 8 * MIB
 FLUSH_AGE_S: Final = 3.0  # with the age check and a commit, well under the promised five
 AGE_CHECK_S: Final = 1.0
@@ -41,6 +42,7 @@ class Surroundings:
 
     fetch: Callable[[Iterable[ChunkId], float], Awaitable[None]]  # ids, deadline (trio time)
     prefetch: Callable[[Iterable[ChunkId]], None]  # fetch in the background, best effort
+    wake: Callable[[], None]  # there is something to commit
     commit: Callable[[], Awaitable[None]]  # returns when everything applied is durable
     now_ns: Callable[[], int]
     deadline_s: float = 30.0
@@ -53,6 +55,8 @@ class Service:
         self._fs = filesystem
         self._around = surroundings
         self._flushing: dict[int, trio.Event] = {}
+        self._spilling: set[int] = set()
+        self._has_spills = trio.Event()
         self.now_ns = surroundings.now_ns
 
     # Reading
@@ -88,11 +92,15 @@ class Service:
     # Writing
 
     def needs_relief(self, ino: int) -> bool:
-        """Whether a writer must wait, since too much of its work is in memory only."""
-        return (
-            self._fs.dirty_bytes(ino) > INODE_DIRTY_BYTES_MAX
-            or self._fs.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX
-        )
+        """Whether a writer must wait, since too much of its work is in memory only.
+
+        Some of it is sealed beside the writer long before that.
+        """
+        dirty = self._fs.dirty_bytes(ino)
+        if dirty > SPILL_BYTES and ino not in self._flushing:
+            self._spilling.add(ino)
+            self._has_spills.set()
+        return dirty > INODE_DIRTY_BYTES_MAX or self._fs.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX
 
     async def relieve(self, ino: int) -> None:
         """Bring the amount of work in memory down."""
@@ -168,7 +176,22 @@ class Service:
             await self.flush(ino)
         await self._around.commit()
 
-    async def flush_aged(self) -> None:
+    async def run(self) -> None:
+        """What happens by itself, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._spill)
+            nursery.start_soon(self._flush_aged)
+
+    async def _spill(self) -> None:
+        """Seal what large writers have written, while they go on writing."""
+        while True:
+            await self._has_spills.wait()
+            self._has_spills = trio.Event()
+            while self._spilling:
+                await self._flush_quietly(self._spilling.pop(), spill=True)
+                self._around.wake()
+
+    async def _flush_aged(self) -> None:
         """For ever: make versions of what has waited for long, so that little is at risk."""
         while True:
             await trio.sleep(AGE_CHECK_S)
@@ -176,8 +199,8 @@ class Service:
                 if age >= FLUSH_AGE_S:
                     await self._flush_quietly(ino)
 
-    async def _flush_quietly(self, ino: int) -> None:
+    async def _flush_quietly(self, ino: int, *, spill: bool = False) -> None:
         try:
-            await self.flush(ino)
+            await self.flush(ino, spill=spill)
         except (FsError, StoreError) as error:
             log.warning("flush.delayed", ino=ino, reason=str(error))
