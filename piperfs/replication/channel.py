@@ -92,17 +92,18 @@ class Channel:
 
     async def receive(self) -> list[Message]:
         """At least one message. Raises PeerError when the connection ends or falls silent."""
-        while True:
-            try:
-                with trio.fail_after(SILENCE_MAX_S):
+        try:
+            with trio.fail_after(SILENCE_MAX_S) as patience:
+                while True:
                     data = await self._stream.receive_some(READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise PeerError("the connection broke") from error
-            except trio.TooSlowError as error:
-                raise PeerError("it fell silent") from error
-            if not data:
-                raise PeerError("it closed the connection")
-            self.bytes_in += len(data)
-            found = [decode(body) for body in self._reader.feed(data)]
-            if found:
-                return found
+                    if not data:
+                        raise PeerError("it closed the connection")
+                    self.bytes_in += len(data)
+                    found = [decode(body) for body in self._reader.feed(data)]
+                    if found:
+                        return found
+                    patience.deadline = trio.current_time() + SILENCE_MAX_S
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("the connection broke") from error
+        except trio.TooSlowError as error:
+            raise PeerError("it fell silent") from error

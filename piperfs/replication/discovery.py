@@ -1,77 +1,136 @@
 """Finding members on the local network by multicast DNS, with the library `zeroconf`.
 
-What is announced is a tag that changes every day and that only members can compute, never the
-volume's id or anybody's name. The library has an event loop of its own, so it runs in threads of
-its own; where there is no network, or no multicast, nothing is found and nothing fails.
+What is announced changes every day and only members can compute it; it is never the volume's id
+or anybody's name, so a computer cannot be followed from network to network. The library has an
+event loop of its own, so it runs in threads of its own; where there is no network, or no
+multicast, nothing is found and nothing fails.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 from blake3 import blake3
-from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
+from zeroconf import InterfaceChoice, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
-from piperfs.core.ids import ReplicaId
+from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.obs.log import get_logger
 from piperfs.replication.network import join_address, split_address
 
 SERVICE: Final = "_piperfs._tcp.local."
-DAY_S: Final = 86_400
+DAY_NS: Final = 86_400_000_000_000
+CHECK_S: Final = 15  # how soon a new network or day is noticed
 LOOKUP_MS: Final = 2000
+STOP_TIMEOUT_S: Final = 3
 
 log = get_logger("discovery")
 
 
-def tag(secret: bytes, day: int) -> str:
-    """What members of one volume announce on one day."""
-    key = blake3(secret, derive_key_context="piperfs discovery v1").digest()
-    return blake3(day.to_bytes(8, "big"), key=key).hexdigest(length=10)
+def key_of(volume: VolumeId) -> bytes:
+    """What tags are computed with; whoever knows the volume's id is or was a member."""
+    return blake3(volume, derive_key_context="piperfs discovery v1").digest()
+
+
+def tag(key: bytes, day: int, replica: bytes = b"") -> str:
+    """What stands for the volume, or for a replica of it, on one day."""
+    return blake3(day.to_bytes(8, "big") + replica, key=key).hexdigest(length=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What is said of this replica, as long as neither the day nor its addresses change."""
+
+    day: int
+    addresses: tuple[str, ...]
 
 
 class Discovery:
     """Announces this replica and reports addresses of others."""
 
     def __init__(
-        self, secret: bytes, replica: ReplicaId, day: int, report: Callable[[str], None]
+        self,
+        volume: VolumeId,
+        replica: ReplicaId,
+        now_ns: Callable[[], int],
+        addresses: Callable[[], list[str]],
+        report: Callable[[str], None],
     ) -> None:
-        self._tag = tag(secret, day)
-        self._name = f"{replica.hex()[:12]}.{SERVICE}"
+        self._key = key_of(volume)
+        self._replica = replica
+        self._now_ns = now_ns
+        self._addresses = addresses
         self._report = report
-        self._token = trio.lowlevel.current_trio_token()
+        self._token: trio.lowlevel.TrioToken | None = None
         self._zeroconf: Zeroconf | None = None
+        self._own_name = ""
+        self.interfaces: list[str] | InterfaceChoice = InterfaceChoice.All
 
-    def start(self, addresses: list[str]) -> None:
-        """Announce and look. Blocks for a moment; runs in a thread."""
+    async def run(self) -> None:
+        """Announce and look until cancelled, afresh in every network and on every day."""
+        self._token = trio.lowlevel.current_trio_token()
+        said: Announcement | None = None
         try:
-            self._zeroconf = Zeroconf()
-            pairs = [split_address(address) for address in addresses]
-            if pairs:
-                info = ServiceInfo(
-                    SERVICE, self._name, port=pairs[0][1], properties={"t": self._tag},
-                    parsed_addresses=[host for host, _ in pairs], server=f"{self._name}",
-                )  # fmt: skip
-                self._zeroconf.register_service(info, cooperating_responders=True)
+            while True:
+                now = Announcement(self._now_ns() // DAY_NS, tuple(self._addresses()))
+                if now != said and await trio.to_thread.run_sync(self._begin, now):
+                    said = now
+                await trio.sleep(CHECK_S)
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
+                await trio.to_thread.run_sync(self._end, abandon_on_cancel=True)
+
+    def _begin(self, said: Announcement) -> bool:
+        """Announce and look; tells whether that was possible. Blocks; runs in a thread."""
+        self._end()
+        try:
+            self._zeroconf = Zeroconf(interfaces=self.interfaces)
+            info = self._info(said)
+            self._own_name = info.name
+            self._zeroconf.register_service(info, cooperating_responders=True)
             ServiceBrowser(self._zeroconf, SERVICE, handlers=[self._changed])
         except Exception as error:  # noqa: BLE001 - the network may lack anything at all
-            log.info("discovery.unavailable", reason=str(error))
+            log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
+            self._end()
+            return False
+        return True
+
+    def _info(self, said: Announcement) -> ServiceInfo:
+        name = tag(self._key, said.day, self._replica)
+        pairs = [split_address(address) for address in said.addresses]
+        return ServiceInfo(
+            SERVICE,
+            f"{name}.{SERVICE}",
+            port=pairs[0][1] if pairs else 0,
+            properties={"t": tag(self._key, said.day)},
+            parsed_addresses=[host for host, _ in pairs],
+            server=f"{name}.local.",
+        )
+
+    def _end(self) -> None:
+        """Take the announcement back. Blocks for a moment; runs in a thread."""
+        zeroconf, self._zeroconf = self._zeroconf, None
+        if zeroconf is not None:
+            zeroconf.close()
 
     def _changed(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
-        if state_change is ServiceStateChange.Removed or name == self._name:
+        """Somebody came or went. Runs in a thread of the library."""
+        if state_change is ServiceStateChange.Removed or name == self._own_name:
             return
         info = zeroconf.get_service_info(service_type, name, LOOKUP_MS)
-        if info is None or info.properties.get(b"t") != self._tag.encode():
+        if info is None or not info.port or not self._is_ours(info):
             return
+        assert self._token is not None
         for host in info.parsed_addresses():
-            address = join_address(host, info.port or 0)
             try:
-                self._token.run_sync_soon(self._report, address)
+                self._token.run_sync_soon(self._report, join_address(host, info.port))
             except trio.RunFinishedError:
                 return
 
-    def stop(self) -> None:
-        """Take the announcement back. Blocks for a moment; runs in a thread."""
-        if self._zeroconf is not None:
-            self._zeroconf.close()
+    def _is_ours(self, info: ServiceInfo) -> bool:
+        """Whether a member says it, whose clock may be a day off."""
+        today = self._now_ns() // DAY_NS
+        known = {tag(self._key, today + days).encode() for days in (-1, 0, 1)}
+        return info.properties.get(b"t") in known

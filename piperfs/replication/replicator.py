@@ -20,7 +20,7 @@ from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
 from piperfs.protocol.handshake import Side
 from piperfs.replication.channel import Channel
-from piperfs.replication.discovery import DAY_S, Discovery
+from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
 from piperfs.replication.network import Link, Network, TlsNetwork, closing
@@ -33,7 +33,6 @@ SESSIONS_MAX: Final = 8  # beyond these, nobody is dialled
 SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 ADDRESSES_MAX: Final = 64
 PEERS_EVERY_S: Final = 30
-SECOND_NS: Final = 1_000_000_000
 
 log = get_logger("replication")
 
@@ -93,7 +92,7 @@ class Replicator:
             for address in (*self._options.peers, *self._remembered()):
                 self.add_address(address)
             if self._options.discovery:
-                nursery.start_soon(self._discover)
+                nursery.start_soon(self._discovery().run)
             task_status.started()
 
     def _remembered(self) -> Iterator[str]:
@@ -117,16 +116,15 @@ class Replicator:
         dial = self._dials[address] = _Dial(address)
         self._nursery.start_soon(self._keep_dialling, dial)
 
-    async def _discover(self) -> None:
-        day = self._local.clock.now_ns() // SECOND_NS // DAY_S
+    def _discovery(self) -> Discovery:
         own = self._local.store
-        discovery = Discovery(own.volume, own.replica, day, self.add_address)
-        await trio.to_thread.run_sync(discovery.start, self.reachable)
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(discovery.stop)
+        return Discovery(
+            own.volume,
+            own.replica,
+            self._local.clock.now_ns,
+            self._network.reachable,
+            self.add_address,
+        )
 
     # Connections
 
