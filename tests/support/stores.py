@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from piperfs.core.ids import (
@@ -59,12 +59,19 @@ class TestClock:
 class Node:
     """A store with a clock, and the few file-system calls that tests need."""
 
-    def __init__(self, name: str, engine: Engine | None = None, clock: TestClock | None = None):
+    def __init__(
+        self,
+        name: str,
+        engine: Engine | None = None,
+        clock: TestClock | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self.clock = clock or TestClock()
+        self.entropy = entropy
         self.replica = ReplicaId(name.encode().ljust(16, b"."))
         identity = Identity(VOLUME, self.replica, NoSigner(), PlainSealing())
         self.engine = engine or MemoryEngine(NAMES)
-        self.store = Store(self.engine, identity, b"k" * 32, os.urandom, lambda raw: (0, ()))
+        self.store = Store(self.engine, identity, b"k" * 32, entropy, lambda raw: (0, ()))
         self.root = self.store.root
 
     def apply(self, *changes: Change) -> None:
@@ -74,8 +81,8 @@ class Node:
         return Birth(mode, "root", "root", self.replica)
 
     def create(self, parent: InodeId, name: bytes, text: bytes = b"") -> InodeId:
-        inode = make_inode_id(FILE, os.urandom(15))
-        link = PutLink(LinkId(os.urandom(16)), parent, name, inode)
+        inode = make_inode_id(FILE, self.entropy(15))
+        link = PutLink(LinkId(self.entropy(16)), parent, name, inode)
         self.apply(link, PutContent(inode, self.version(text)))
         return inode
 
@@ -87,7 +94,7 @@ class Node:
         self.apply(PutContent(inode, self.version(text)))
 
     def mkdir(self, parent: InodeId, name: bytes) -> InodeId:
-        inode = make_inode_id(DIRECTORY, os.urandom(15))
+        inode = make_inode_id(DIRECTORY, self.entropy(15))
         self.apply(PutLink(LinkId(inode), parent, name, inode, self.birth(0o755)))
         return inode
 
