@@ -45,8 +45,9 @@ def break_cycles(candidates: Mapping[InodeId, Sequence[Place]]) -> dict[InodeId,
 
     Args:
         candidates: for each directory its places, best first. Parents that are not keys (the
-            root, unknown directories) are roots.
+            root, unknown directories) are roots; the orphans directory always is one.
     """
+    assert ORPHANS not in candidates, "whoever has used up all places must find rest somewhere"
     pointers: dict[InodeId, int] = {}
     clean: set[InodeId] = set()
     pending = sorted(candidates)

@@ -22,7 +22,10 @@ from piperfs.core.errors import PeerError
 from piperfs.core.ids import (
     CHUNK_ID_SIZE,
     DIRECTORY,
+    HIDDEN,
     INODE_ID_SIZE,
+    ORPHANS,
+    ROOT_PARENT,
     TYPES,
     ChunkId,
     EpochId,
@@ -44,6 +47,7 @@ from piperfs.core.record import (
 
 FORMAT: Final = 1
 SIGNATURE_CONTEXT: Final = b"piperfs operation v1"
+VIRTUAL: Final = frozenset((ROOT_PARENT, ORPHANS, HIDDEN))
 
 Seal: TypeAlias = Callable[[bytes, bytes], bytes]  # (header, plaintext) -> sealed
 Unseal: TypeAlias = Callable[[EpochId, bytes, bytes], bytes]  # (epoch, header, sealed) -> plaintext
@@ -253,6 +257,7 @@ def _check_link(row: HeaderWrite, body: Body) -> None:
         _require(len(inode) == INODE_ID_SIZE and inode[0] == DIRECTORY, "a parent is a directory")
     _require(len(body.target) == INODE_ID_SIZE and body.target[0] in TYPES, "a legal inode type")
     _require(len(body.previous) <= limits.PREVIOUS_PARENTS_MAX, "at most two earlier parents")
+    _require(body.target not in VIRTUAL, "virtual directories are no targets")
     is_directory = body.target[0] == DIRECTORY
     _require(is_directory == (row.key == body.target), "a directory's link id is its inode id")
     _require(is_directory == (body.birth is not None), "directories, and they alone, have a birth")

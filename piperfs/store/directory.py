@@ -116,22 +116,44 @@ class Directories:
 
     def conflict_entries(self, members: tuple[InodeId, ...]) -> dict[bytes, Found]:
         """The conflict copies of one directory class by the names they are shown under."""
+        losers = self._named_losers(members)
+        return {name: msgspec.structs.replace(found, name=name) for name, found in losers.items()}
+
+    def _named_losers(self, members: tuple[InodeId, ...]) -> dict[bytes, Found]:
+        """The same; each `Found.name` is the name that is disputed."""
         losers: dict[Loser, Found] = {}
         for name in self._disputed_names(members):
             losers.update(self._losers(members, name))
         named = name_losers(list(losers), lambda name: self._arranged_any(members, name))
-        return {
-            name: msgspec.structs.replace(losers[loser], name=name) for name, loser in named.items()
-        }
+        return {name: losers[loser] for name, loser in named.items()}
 
     def conflicts(self) -> Iterator[tuple[InodeId, bytes, bytes, Found]]:
         """Every conflict copy of the volume: directory, disputed name, shown name, copy."""
-        for key, name in self._tables.conflict.scan(b"", after(b"d")):
-            members = self.members(InodeId(key[:16]))
-            names = {found.inode for _, found in self._losers(members, name)}
-            for shown, found in self.conflict_entries(members).items():
-                if found.inode in names:
-                    yield InodeId(key[:16]), name, shown, found
+        for members in self._disputed_classes():
+            for shown, found in sorted(self._named_losers(members).items()):
+                copy = msgspec.structs.replace(found, name=shown)
+                yield members[0], found.name, shown, copy
+
+    def _disputed_classes(self) -> Iterator[tuple[InodeId, ...]]:
+        """Directories with marked disputes, and all that are several: members dispute names."""
+        waiting = [
+            self.members(InodeId(key[:16]))
+            for key, _ in self._tables.conflict.scan(b"", after(b"d"))
+        ]
+        waiting += [
+            self.arranged(InodeId(key[:16]), name).directories
+            for key, name in self._tables.alias.scan(b"", after(b"d"))
+        ]
+        seen: set[tuple[InodeId, ...]] = set()
+        while waiting:
+            members = waiting.pop()
+            if members in seen:
+                continue
+            seen.add(members)
+            yield members
+            if len(members) > 1:
+                groups = (self._arranged(members, n) for n in self._disputed_names(members))
+                waiting += [g.directories for g in groups if len(g.directories) > 1]
 
     def _group(self, directory: InodeId, name: bytes) -> tuple[Entry, ...]:
         return self._tables.entry.get(self._index.entry_key(directory, name)) or ()

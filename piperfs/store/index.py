@@ -177,7 +177,6 @@ class Index:
         for place in old.links:
             self._detach(place, inode, 0)
         self._tables.inode.delete(inode)
-        self._tables.xattrs.delete(inode)
         self.changes.attributes.add(inode)
 
     # Directories
@@ -219,7 +218,7 @@ class Index:
     def _parent_of(self, inode: InodeId) -> InodeId | None:
         """Where a directory hangs, alive or not; None for roots and unknown ones."""
         heads = self._records.links(inode)
-        if not heads or inode == self._root:
+        if not heads or inode in (self._root, ORPHANS):
             return None
         options = cycles.places(heads)
         pointer = self._tables.pointer.get(inode) or 0
@@ -230,8 +229,10 @@ class Index:
     ) -> bool:
         if self._has_pointers:
             return True
-        if old is None:
-            return resolve.current_link(heads).body.parent == inode
+        above = resolve.current_link(heads).body.parent
+        row = self._tables.inode.get(above)
+        if old is None and (above == self._root or (row is not None and row.links)):
+            return False  # nothing hangs in a new directory, and its parent hangs somewhere
         ancestor = self._parent_of(inode)
         steps = 0
         while ancestor is not None and ancestor != inode and steps < 1 << 16:
@@ -243,7 +244,7 @@ class Index:
         candidates = {}
         for key in self._directory_keys():
             heads = self._records.links(key)
-            if heads and key != self._root:
+            if heads and key not in (self._root, ORPHANS):
                 candidates[InodeId(key)] = cycles.places(heads)
         pointers = cycles.break_cycles(candidates)
         known = dict(self._tables.pointer.scan(b"", after(b"d")))
@@ -333,7 +334,8 @@ class Index:
     def _detach(self, place: Place, target: InodeId, when: int) -> None:
         key = self.entry_key(place.parent, place.name)
         group = self._tables.entry.get(key) or ()
-        left = tuple(entry for entry in group if entry.link != place.link)
+        # A link that changed hands may already stand here for its new target.
+        left = tuple(e for e in group if (e.link, e.target) != (place.link, target))
         if left:
             self._tables.entry.put(key, left)
         else:

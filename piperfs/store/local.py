@@ -122,6 +122,9 @@ class LocalWriter:
         match change:
             case PutLink() | MoveLink() | RetargetLink() | KillLink():
                 yield Kind.LINK, change.link
+                write = self._pending.write((Kind.LINK, change.link))
+                if isinstance(change, KillLink) and write is not None and write.is_birth:
+                    yield from self._companions(InodeId(change.link))
             case PutContent():
                 yield Kind.CONTENT, change.inode
             case DeleteContent():
@@ -142,11 +145,15 @@ class LocalWriter:
             keys += [(Kind.LINK, link) for link in links]
         content = self._pending.write((Kind.CONTENT, inode))
         if content is not None and content.is_birth:
-            xattrs = self._parts.tables.xattrs.get(inode)
-            names = xattrs.values if xattrs else ()
-            keys += [(Kind.XATTR, xattr_key(inode, name)) for name in names]
-            keys.append((Kind.ATTRIBUTES, inode))
+            keys += self._companions(inode)
         return keys
+
+    def _companions(self, inode: InodeId) -> list[RecordKey]:
+        """The records that mean nothing without the inode."""
+        xattrs = self._parts.tables.xattrs.get(inode)
+        names = xattrs.values if xattrs else ()
+        keys: list[RecordKey] = [(Kind.XATTR, xattr_key(inode, name)) for name in names]
+        return [*keys, (Kind.ATTRIBUTES, inode)]
 
     def _put_change(
         self, operation: PendingOperation, change: Change, hlc: int
@@ -266,7 +273,8 @@ class LocalWriter:
             case KillLink(link) if is_directory(link):
                 row = self._parts.tables.inode.get(InodeId(link))
                 if row is not None and not row.entries:
-                    self._maybe_vanish(operation, InodeId(link), [(Kind.LINK, link)])
+                    keys = [(Kind.LINK, link), *self._companions(InodeId(link))]
+                    self._maybe_vanish(operation, InodeId(link), keys)
 
     def _maybe_vanish(
         self, operation: PendingOperation, inode: InodeId, keys: list[RecordKey]
@@ -281,6 +289,7 @@ class LocalWriter:
             if isinstance(body, LinkBody):
                 self._touched_directories.add(body.parent)
             self._parts.records.forget(*key)
+        self._parts.tables.xattrs.delete(inode)
         self._pending.drop(operation, keys)
         self._parts.index.refresh(inode)
 

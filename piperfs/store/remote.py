@@ -5,7 +5,7 @@ are all covered, changes nothing.
 """
 
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 from piperfs.core.merge import insert
@@ -42,6 +42,7 @@ class RemoteWriter:
             return "unattested"
         self._note_seq(operation.replica, operation.seq)
         released: list[tuple[OperationId, bool]] = []
+        former = {w.key: self._targets(w.key) for w in operation.writes if w.kind is Kind.LINK}
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]
         if not fresh:
             return "known"
@@ -51,7 +52,7 @@ class RemoteWriter:
             self._parts.log.release(superseded, now_ns, keep=keep)
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)
-            self._refresh(write)
+            self._refresh(write, former.get(write.key, set()))
         return "merged"
 
     def highest(self, replica: ReplicaId) -> int:
@@ -79,14 +80,16 @@ class RemoteWriter:
         )
         return True
 
-    def _refresh(self, write: Write) -> None:
+    def _targets(self, link: bytes) -> set[InodeId]:
+        """Inodes that the heads of a link record name."""
+        return {head.body.target for head in self._parts.records.links(link)}
+
+    def _refresh(self, write: Write, former: set[InodeId]) -> None:
+        """Evaluate anew what a write concerns; `former` are its link's targets until now."""
         index = self._parts.index
         body = write.body
         if isinstance(body, LinkBody):
-            heads = self._parts.records.heads(Kind.LINK, write.key)
-            targets = {cast(LinkBody, head.body).target for head in heads} | {body.target}
-            targets |= self._former_targets(LinkId(write.key), body)
-            for target in targets:
+            for target in former | self._targets(write.key):
                 index.refresh(target, [LinkId(write.key)])
         elif isinstance(body, XattrBody):
             index.refresh_xattr(body.inode, write.key)
@@ -94,11 +97,6 @@ class RemoteWriter:
             index.refresh(InodeId(write.key))
         if isinstance(body, ContentBody):
             self._after_content(InodeId(write.key), write, body)
-
-    def _former_targets(self, link: LinkId, body: LinkBody) -> set[InodeId]:
-        """Inodes that still list the link where it hung, though its record names another now."""
-        group = self._parts.tables.entry.get(self._parts.index.entry_key(body.parent, body.name))
-        return {entry.target for entry in group or () if entry.link == link}
 
     def _after_content(self, inode: InodeId, write: Write, body: ContentBody) -> None:
         self._parts.index.note_content(inode)
