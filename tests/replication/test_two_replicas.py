@@ -68,6 +68,7 @@ async def test_a_reconnect_brings_only_what_is_new(tmp_path: Path) -> None:
         async with running(ben, cable.address):
             write_file(anna, b"before", os.urandom(40_000))
             await converged(anna, ben)
+            await until(lambda: peers.holders(anna) == [ben.store.replica])  # acknowledged too
             cable.cut()
             await until(lambda: not peers.connected(anna) and not peers.connected(ben))
             for number in range(200):
