@@ -181,4 +181,4 @@ def without_set_id(mode: int) -> int:
 
 def make_anonymous(row: InodeRow, now_ns: int) -> Anonymous:
     """A snapshot of an inode that loses its last name."""
-    return Anonymous(replace(row, links=(), copies=0, ctime_ns=now_ns), [])
+    return Anonymous(replace(row, links=(), copies=0, ctime_ns=now_ns))

@@ -6,6 +6,7 @@ and becomes a conflict copy if both changed. A file that nobody writes to shows 
 at every read, so that `tail -f` follows another computer.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from piperfs.core.ids import ChunkId
 from piperfs.core.manifest import Extent
 from piperfs.core.record import PENDING, ContentBody, ContentHead
 from piperfs.fs import conflicts
+from piperfs.fs.contents import Contents, pieces_of
 from piperfs.fs.flush import Flush
 from piperfs.fs.inodes import Inodes, Node
 from piperfs.fs.reader import ChunkReader
@@ -23,7 +25,7 @@ from piperfs.fs.working_copy import WorkingCopy
 from piperfs.store.change import Change, Pin, PutContent
 from piperfs.store.store import Store
 
-EXTENT_LISTS_MAX: Final = 256  # files whose extents are kept between requests
+VIEWED_PIECES_MAX: Final = 100_000  # of versions whose contents are kept between requests
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +76,7 @@ class Files:
         self._handles: dict[int, Handle] = {}
         self._next_fh = 1
         self._sessions: dict[int, Session] = {}  # by kernel number
-        self._extents: dict[tuple[object, ...], list[Extent]] = {}
+        self._views = _Views()
         self.on_stale: Callable[[Node], None] = lambda _node: None
 
     # Handles
@@ -148,6 +150,8 @@ class Files:
 
     def version(self, node: Node) -> ContentHead:
         """The version a file shows, unsaved changes aside. Raises FsError if it has none."""
+        if node.anonymous is not None and node.anonymous.head is not None:
+            return node.anonymous.head
         if node.version is not None and node.version.head is not None:
             return node.version.head
         session = self._sessions.get(node.ino)
@@ -159,30 +163,22 @@ class Files:
             raise FsError(ErrorKind.STALE)
         return resolve.current_content(heads)
 
-    def extents(self, node: Node) -> list[Extent]:
-        """The extents a file had at its last flush. Raises MissingChunks."""
-        if node.anonymous is not None:
-            return node.anonymous.extents
-        head = self.version(node)
-        key = _mark(head)
-        found = self._extents.get(key)
-        if found is None:
-            found = self._reader.extents(manifest.of_version(head.body, head.refs))
-            if head.operation != PENDING:
-                self._remember(key, found)
-        return found
-
-    def _remember(self, key: tuple[object, ...], extents: list[Extent]) -> None:
-        while len(self._extents) >= EXTENT_LISTS_MAX:
-            del self._extents[next(iter(self._extents))]
-        self._extents[key] = extents
-
-    def contents(self, node: Node) -> WorkingCopy:
-        """What a reader sees: the unsaved copy, or a view of the saved version."""
+    def contents(self, node: Node) -> Contents:
+        """What a reader sees: the unsaved copy, or a saved version. Raises MissingChunks."""
         session = self._sessions.get(node.ino)
         if session is not None and session.copy is not None:
             return session.copy
-        return WorkingCopy(self.extents(node))
+        if node.anonymous is not None and node.anonymous.contents is not None:
+            return node.anonymous.contents
+        return self._view(self.version(node))
+
+    def _view(self, head: ContentHead) -> Contents:
+        found = self._views.find(head)
+        if found is None:
+            extents = self._reader.extents(manifest.of_version(head.body, head.refs))
+            found = Contents(pieces_of(extents))
+            self._views.add(head, found)
+        return found
 
     def edit(self, node: Node) -> tuple[Session, WorkingCopy]:
         """The copy to change. Raises MissingChunks if the manifest is not here.
@@ -192,7 +188,7 @@ class Files:
         """
         session = self._begin(node)
         if session.copy is None:
-            session.copy = WorkingCopy(self.extents(node))
+            session.copy = WorkingCopy(self.contents(node))
         return session, session.copy
 
     def changed(self, session: Session) -> None:
@@ -314,14 +310,38 @@ class Files:
             return
         flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
         flush.execute()
-        anonymous.extents = flush.finish()
-        session.copy.adopt(anonymous.extents)
+        session.copy.adopt(flush.finish())
+        anonymous.contents = session.copy
 
     def in_use(self) -> list[tuple[ChunkId, int]]:
-        """Chunks that open files refer to and versions may not."""
-        copies = [s.copy.chunks() for s in self._sessions.values() if s.copy is not None]
-        hidden = [[e.chunk for e in a.extents if e.chunk] for a in self._inodes.anonymous()]
-        return [(chunk, 0) for chunks in (*copies, *hidden) for chunk in chunks]
+        """Chunks that open files refer to and versions may not, with their heights."""
+        nameless = list(self._inodes.anonymous())
+        copies = [a.contents for a in nameless if a.contents is not None]
+        copies += [s.copy for s in self._sessions.values() if s.copy is not None]
+        heads = [a.head for a in nameless if a.head is not None]
+        saved = [(chunk, head.body.height) for head in heads for chunk in head.refs]
+        return [*saved, *((chunk, 0) for copy in copies for chunk in copy.chunks())]
+
+
+class _Views:
+    """Contents of saved versions, the last used ones, up to a number of pieces."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], Contents] = OrderedDict()
+        self._pieces = 0
+
+    def find(self, head: ContentHead) -> Contents | None:
+        key = _mark(head)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def add(self, head: ContentHead, contents: Contents) -> None:
+        self._kept[_mark(head)] = contents
+        self._pieces += 1 + len(contents)
+        while self._pieces > VIEWED_PIECES_MAX:
+            _, dropped = self._kept.popitem(last=False)
+            self._pieces -= 1 + len(dropped)
 
 
 def _mark(head: ContentHead) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from piperfs.core.sealing import Keyring
 from piperfs.fs.acl import Acls
 from piperfs.fs.api import Attr, Buffer, Caller, DirectoryEntry, Opened, SetAttr, StatFs
 from piperfs.fs.attributes import Attributes, without_set_id
+from piperfs.fs.contents import chunks_of, read_pieces
 from piperfs.fs.directories import Listings
 from piperfs.fs.files import Clock, Files, Handle
 from piperfs.fs.flush import Flush
@@ -25,7 +26,6 @@ from piperfs.fs.owners import Owners
 from piperfs.fs.ranges import Ranges
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.renames import Renames
-from piperfs.fs.working_copy import chunks_of, read_pieces
 from piperfs.fs.xattrs import Xattrs
 from piperfs.store.changes import ChangeSet
 from piperfs.store.store import Store

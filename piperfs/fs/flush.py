@@ -11,8 +11,9 @@ from piperfs.core.chunking import cut
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MIB
 from piperfs.core.manifest import Extent
+from piperfs.fs.contents import piece_bytes
 from piperfs.fs.reader import ChunkReader
-from piperfs.fs.working_copy import Snapshot, piece_bytes
+from piperfs.fs.working_copy import Snapshot
 from piperfs.store import codec
 from piperfs.store.chunks import ChunkStore
 

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import InodeId
-from piperfs.core.manifest import Extent
-from piperfs.core.record import Birth
+from piperfs.core.record import Birth, ContentHead
 from piperfs.fs.api import ROOT_INO
+from piperfs.fs.contents import Contents
 from piperfs.store.directory import Found
 from piperfs.store.rows import InodeRow
 from piperfs.store.store import Store
@@ -26,10 +26,14 @@ INO_MASK: Final = (1 << 63) - 1
 
 @dataclass(slots=True)
 class Anonymous:
-    """An inode that has no name any more, or not yet (O_TMPFILE)."""
+    """An inode that has no name any more, or not yet (O_TMPFILE).
+
+    Its bytes are those of the version it had, or what was written without one.
+    """
 
     row: InodeRow
-    extents: list[Extent]
+    head: ContentHead | None = None
+    contents: Contents | None = None
     target: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     birth: Birth | None = None

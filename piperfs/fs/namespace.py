@@ -26,6 +26,7 @@ from piperfs.core.record import Birth, ContentBody
 from piperfs.fs import conflicts
 from piperfs.fs.api import Caller
 from piperfs.fs.attributes import Attributes, make_anonymous
+from piperfs.fs.contents import Contents
 from piperfs.fs.files import Clock, Files
 from piperfs.fs.inodes import Inodes, Node
 from piperfs.fs.owners import Owners
@@ -197,7 +198,7 @@ class Namespace:
         )
         node = self._inodes.open(self._new_id(FILE))
         anonymous = make_anonymous(row, now)
-        anonymous.birth, anonymous.linkable = birth, linkable
+        anonymous.birth, anonymous.linkable, anonymous.contents = birth, linkable, Contents([])
         self._inodes.detach(node, anonymous)
         return node
 
@@ -227,7 +228,7 @@ class Namespace:
         anonymous = node.anonymous
         if anonymous is None or not anonymous.linkable or anonymous.birth is None:
             raise FsError(ErrorKind.NOT_FOUND)
-        row = anonymous.row
+        row, contents = anonymous.row, anonymous.contents
         birth = Birth(row.mode, row.owner, row.group, self._store.replica)
         inode = node.inode
         body = ContentBody(alive=True, size=0, mtime_ns=row.mtime_ns, birth=birth)
@@ -238,9 +239,9 @@ class Namespace:
         changes += [SetXattr(inode, key, value) for key, value in anonymous.xattrs.items()]
         self.apply(changes)
         self._inodes.attach(node, inode)
-        if anonymous.extents:
-            change = self._files.put_extents(node, anonymous.extents, row.mtime_ns, None)
-            self.apply([change])
+        if contents is not None and contents.size:
+            extents = contents.extents()
+            self.apply([self._files.put_extents(node, extents, row.mtime_ns, None)])
         self._files.repin(node)
         return node
 
@@ -296,7 +297,7 @@ class Namespace:
         anonymous = make_anonymous(row, self._store.tick(self._clock.now_ns()))
         anonymous.xattrs = self._store.xattrs(node.inode)
         if is_file(node.inode):
-            anonymous.extents = self._files.extents(node)
+            anonymous.head = self._files.version(node)
         elif is_symlink(node.inode):
             anonymous.target = self._files.version(node).body.target
         self._inodes.detach(node, anonymous)

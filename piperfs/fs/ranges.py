@@ -5,9 +5,9 @@ from typing import Final
 from piperfs.core import limits
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import is_file
+from piperfs.fs.contents import Memory, Piece
 from piperfs.fs.files import Files
 from piperfs.fs.inodes import Node
-from piperfs.fs.working_copy import Memory, Piece
 
 SEEK_DATA: Final = 3
 SEEK_HOLE: Final = 4

@@ -1,4 +1,4 @@
-"""The contents of an open file: pieces of chunks, of memory, and holes, in order.
+"""The contents of a file that somebody writes to.
 
 A write replaces pieces and copies nothing but the new bytes. While a flush works on a snapshot in
 a thread, the buffers it reads are frozen and changes are journalled; when its chunks are there,
@@ -6,42 +6,15 @@ they take the place of the pieces, and the journal is replayed on top.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import FILE_BYTES_MAX
 from piperfs.core.manifest import Extent
 from piperfs.fs.api import Buffer
-from piperfs.fs.reader import ChunkReader
-
-ZEROS: Final = bytes(128 * 1024)
-
-
-@dataclass(slots=True, eq=False)
-class Memory:
-    """Bytes that were written and not yet flushed. Frozen ones are read by a flush."""
-
-    data: bytearray
-    frozen: bool = False
-
-
-class Piece(NamedTuple):
-    """`length` bytes of a source, from `skip` on; no source is a hole."""
-
-    length: int
-    source: Extent | Memory | None = None
-    skip: int = 0
-
-    @property
-    def is_whole_chunk(self) -> bool:
-        source = self.source
-        return isinstance(source, Extent) and self.length == source.length
-
-    def part(self, begin: int, end: int) -> "Piece":
-        return Piece(end - begin, self.source, self.skip + begin if self.source else 0)
+from piperfs.fs.contents import Contents, Memory, Piece, pieces_of
 
 
 class Snapshot(NamedTuple):
@@ -51,65 +24,18 @@ class Snapshot(NamedTuple):
     tail: ChunkId | None  # the last chunk of the version before, which ended where the file did
 
 
-def pieces_of(extents: Iterable[Extent]) -> list[Piece]:
-    """A file's extents as pieces."""
-    return [Piece(e.length, None if e.chunk is None else e) for e in extents]
-
-
-class WorkingCopy:
+class WorkingCopy(Contents):
     """A file's bytes while somebody writes to it."""
 
-    def __init__(self, extents: Sequence[Extent]) -> None:
-        self._pieces: list[Piece] = []
-        self._starts: list[int] = []
-        self.size = 0
+    def __init__(self, contents: Contents) -> None:
+        super().__init__(list(contents.slices(0, contents.size)))
         self.dirty_bytes = 0
-        self._tail: ChunkId | None = None
+        self._tail = self._last_chunk()
         self._journal: list[Callable[[], None]] | None = None
-        self._load(extents)
 
-    def _load(self, extents: Sequence[Extent]) -> None:
-        self._pieces = pieces_of(extents)
-        self._starts, self.size = [], 0
-        for piece in self._pieces:
-            self._starts.append(self.size)
-            self.size += piece.length
-        self._tail = extents[-1].chunk if extents else None
-
-    # Reading
-
-    def slices(self, offset: int, length: int) -> list[Piece]:
-        """The pieces that make up a range, cut to it and to the end of the file."""
-        end = min(offset + length, self.size)
-        if offset >= end:
-            return []
-        found = []
-        index = bisect_right(self._starts, offset) - 1
-        while index < len(self._pieces) and self._starts[index] < end:
-            start, piece = self._starts[index], self._pieces[index]
-            found.append(piece.part(max(0, offset - start), min(piece.length, end - start)))
-            index += 1
-        return found
-
-    @property
-    def data_bytes(self) -> int:
-        """How many bytes are not in holes."""
-        return sum(piece.length for piece in self._pieces if piece.source is not None)
-
-    def next_data(self, offset: int) -> int | None:
-        """The first offset at or after `offset` that lies in data; None beyond the last."""
-        return self._next(offset, want_hole=False)
-
-    def next_hole(self, offset: int) -> int:
-        """The first offset at or after `offset` that lies in a hole; the end counts as one."""
-        found = self._next(offset, want_hole=True)
-        return self.size if found is None else found
-
-    def _next(self, offset: int, *, want_hole: bool) -> int | None:
-        for index in range(max(0, bisect_right(self._starts, offset) - 1), len(self._pieces)):
-            if (self._pieces[index].source is None) == want_hole:
-                return max(offset, self._starts[index])
-        return None
+    def _last_chunk(self) -> ChunkId | None:
+        last = self._pieces[-1].source if self._pieces else None
+        return last.chunk if isinstance(last, Extent) else None
 
     # Writing
 
@@ -238,7 +164,8 @@ class WorkingCopy:
         """Take over the chunks that a flush made of the snapshot."""
         journal, self._journal = self._journal, None
         assert journal is not None
-        self._load(extents)
+        super().__init__(pieces_of(extents))
+        self._tail = self._last_chunk()
         self.dirty_bytes = 0
         for change in journal:
             change()
@@ -252,36 +179,3 @@ class WorkingCopy:
 
     def _memory_bytes(self) -> int:
         return sum(p.length for p in self._pieces if isinstance(p.source, Memory))
-
-    def chunks(self) -> list[ChunkId]:
-        """All chunks the copy refers to."""
-        return chunks_of(self._pieces)
-
-
-def chunks_of(pieces: Iterable[Piece]) -> list[ChunkId]:
-    """The chunks that pieces are parts of."""
-    extents = (piece.source for piece in pieces if isinstance(piece.source, Extent))
-    return [extent.chunk for extent in extents if extent.chunk is not None]
-
-
-def read_pieces(pieces: Sequence[Piece], reader: ChunkReader) -> bytes:
-    """The bytes of pieces. Raises MissingChunks with all that are absent."""
-    if len(pieces) > 1:
-        reader.require(chunks_of(pieces))
-    return b"".join([piece_bytes(piece, reader.plain) for piece in pieces])
-
-
-def piece_bytes(piece: Piece, plain: Callable[[ChunkId], bytes]) -> Buffer:
-    """The bytes of one piece. Raises what `plain` raises; FsError if a chunk is too short."""
-    source = piece.source
-    if source is None:
-        return ZEROS[: piece.length] if piece.length <= len(ZEROS) else bytes(piece.length)
-    if isinstance(source, Memory):
-        return memoryview(source.data)[piece.skip : piece.skip + piece.length].tobytes()
-    assert source.chunk is not None
-    data = plain(source.chunk)
-    if len(data) != source.length:
-        raise FsError(ErrorKind.IO, "a chunk has another length than its manifest says")
-    if piece.length == len(data):
-        return data
-    return memoryview(data)[piece.skip : piece.skip + piece.length]
