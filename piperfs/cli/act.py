@@ -33,7 +33,10 @@ def sync(volume: str, copies: int, timeout: float | None, as_json: bool) -> None
 @click.option("--repair", is_flag=True, help="Mend what can be mended, from peers first.")
 @as_json
 def fsck(volume: str, repair: bool, as_json: bool) -> None:
-    """Check the store against its own hashes and rules; changes nothing by itself."""
+    """Check the store against its own hashes and rules.
+
+    Without --repair nothing is changed. With it the volume must not be mounted.
+    """
     findings = ask(volume, "fsck", {"repair": repair})
     if as_json:
         output.as_json(findings)

@@ -4,6 +4,7 @@ Nothing of the daemon is imported here, so help and completion are instant, and 
 what is wrong even when a library of the daemon is broken.
 """
 
+import os
 import sys
 
 import click
@@ -11,6 +12,7 @@ import click
 from piperfs.cli import act, mount, output, show, volume
 from piperfs.core.errors import ExitCode, UserError
 
+INTERRUPTED = 130  # as shells report a SIGINT
 COMMANDS = (
     volume.init,
     volume.invite,
@@ -53,16 +55,39 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line with the arguments of this process."""
+    _open_standard_streams()
+    sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Cron jobs and services may close them; the next file opened would take their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _run() -> int:
     try:
         piperfs.main(prog_name="piperfs", standalone_mode=False)
     except UserError as error:
         output.error(str(error))
-        sys.exit(error.code)
-    except click.ClickException as error:
+        return error.code
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        output.error(_one_line(error))
+        return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has seen enough
-        sys.exit(ExitCode.FAILED)
+        return ExitCode.FAILED
+    return ExitCode.DONE
+
+
+def _one_line(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context is not None else "piperfs"
+    return f"{text[:1].lower()}{text[1:]}; see {command} --help"

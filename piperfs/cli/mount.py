@@ -17,6 +17,7 @@ from piperfs.cli import output, spawn
 from piperfs.control import client, places
 from piperfs.core.errors import ExitCode, UserError
 
+SYMLINKS_MAX = 40  # as in the kernel
 FLAGS = (
     ("listen", "HOST:PORT", "Where other computers reach this one."),
     ("peer", "HOST:PORT", "A computer to connect to; may be repeated."),
@@ -85,9 +86,22 @@ def _is_mounted_there(state: Path, target: Path) -> bool:
 
 
 def _canonical(directory: Path) -> Path:
-    """An absolute path found without looking at the directory itself, which may be a dead mount."""
-    absolute = Path(os.path.abspath(directory))
-    return Path(os.path.realpath(absolute.parent)) / absolute.name
+    """An absolute path without symlinks, found without asking a mount that may be dead or hang.
+
+    Reading a link is answered by the kernel for every directory, a look at it by its daemon.
+    """
+    path = os.path.join(os.getcwd(), directory)
+    for _ in range(SYMLINKS_MAX):
+        parent, name = os.path.split(path.rstrip("/") or "/")
+        parent = os.path.realpath(parent)
+        path = os.path.join(parent, name)
+        if name in ("", ".", ".."):
+            return Path(os.path.realpath(path))
+        try:
+            path = os.path.join(parent, os.readlink(path))
+        except OSError:
+            return Path(path)
+    raise UserError(f"{directory}: too many symbolic links lead there", ExitCode.NOT_FOUND)
 
 
 def mounted_directories() -> set[str]:
@@ -105,14 +119,15 @@ def mounted_directories() -> set[str]:
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 def umount(mountpoint: Path) -> None:
-    """Unmount a directory; returns when everything is on the disk."""
+    """Unmount; returns when everything is on the disk."""
     target = _canonical(mountpoint)
     running = places.find_mounted(target)
     if str(target) not in mounted_directories():
         raise UserError(f"{target}: no volume is mounted here", ExitCode.NOT_FOUND)
-    process = _watch(running) if running else None
     connection = places.connect(Path(running.state)) if running else None
-    if connection is not None:
+    process = None
+    if running is not None and connection is not None:  # else it is dead, its number anybody's
+        process = _watch(running)
         with output.progress() as show:
             client.call(connection, "flush", {}, show)
     _detach(target)
@@ -133,7 +148,7 @@ def _detach(target: Path) -> None:
     command = ["umount", "-i", "-c"] if root else ["fusermount3", "-u"]
     done = subprocess.run([*command, str(target)], capture_output=True, check=False, text=True)
     if done.returncode != 0:
-        reason = done.stderr.strip().rpartition(": ")[2] or "cannot unmount it"
+        reason = done.stderr.strip().rstrip(".").rpartition(": ")[2] or "cannot unmount it"
         raise UserError(f"{target}: {reason}; close what uses it and try again")
 
 

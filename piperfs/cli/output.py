@@ -7,10 +7,13 @@ always just the answer. rich is imported when progress is shown on a terminal an
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from piperfs.control.messages import Reply
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Row = Sequence[object]
 
@@ -50,16 +53,32 @@ def progress(*, wanted: bool = True) -> Iterator[Callable[[Reply], None]]:
     if not wanted or not sys.stderr.isatty():
         yield _swallow
         return
-    from rich.progress import Progress  # noqa: PLC0415 - only terminals pay for it
+    with ExitStack() as shown:
+        yield _Bar(shown).show
 
-    with Progress(transient=True) as bars:
-        task = bars.add_task("", total=None)
 
-        def show(reply: Reply) -> None:
-            total = reply.total or None
-            bars.update(task, description=reply.progress, completed=reply.done, total=total)
+class _Bar:
+    """A progress bar that appears with the first news, so quick answers never flicker."""
 
-        yield show
+    def __init__(self, shown: ExitStack) -> None:
+        self._shown = shown
+        self._bars: Progress | None = None
+
+    def show(self, reply: Reply) -> None:
+        if self._bars is None:
+            self._bars = self._begin()
+        total = reply.total or None
+        self._bars.update(
+            self._bars.task_ids[0], description=reply.progress, completed=reply.done, total=total
+        )
+
+    def _begin(self) -> "Progress":
+        from rich.console import Console  # noqa: PLC0415 - only terminals pay for it
+        from rich.progress import Progress  # noqa: PLC0415
+
+        bars = self._shown.enter_context(Progress(console=Console(stderr=True), transient=True))
+        bars.add_task("", total=None)
+        return bars
 
 
 def _swallow(_reply: Reply) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from piperfs.cli import output, spawn
 from piperfs.control import client, places
 from piperfs.control.messages import Arguments
-from piperfs.core.errors import ExitCode, UserError
 
 
 def ask(volume: str, do: str, arguments: Arguments | None = None) -> Any:
@@ -37,16 +36,3 @@ def ask_offline(
     finally:
         connection.close()
         child.wait()  # it releases the lock of the volume at its very end
-
-
-def ask_running(volume: str, do: str, arguments: Arguments | None = None) -> Any:
-    """Ask a daemon that must be running already.
-
-    Raises:
-        UserError: none runs, or it says what went wrong.
-    """
-    connection = places.connect(places.resolve_volume(volume))
-    if connection is None:
-        raise UserError(f"no daemon runs for {volume}; mount or serve it", ExitCode.NOT_FOUND)
-    with output.progress() as show:
-        return client.call(connection, do, arguments or {}, show)

@@ -71,6 +71,9 @@ def peers(volume: str, as_json: bool) -> None:
 
 
 def _print_peers(facts: list[dict[str, Any]]) -> None:
+    if not facts:
+        output.line("No other members yet; invite prints a ticket for one.")
+        return
     heads = ("PEER", "STATE", "ADDRESS", "RTT", "CONTACT", "BEHIND", "AHEAD", "WAITS FOR")
     rows = [
         (
@@ -114,7 +117,10 @@ def members(volume: str, as_json: bool) -> None:
 @click.argument("volume")
 @as_json
 def conflicts(volume: str, as_json: bool) -> None:
-    """List versions that stand side by side until somebody chooses."""
+    """List versions of files that stand side by side.
+
+    They do until somebody chooses: edit, rename or delete them like any other file.
+    """
     facts = ask(volume, "conflicts")
     if as_json:
         output.as_json(facts)

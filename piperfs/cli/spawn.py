@@ -25,8 +25,10 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
+    """Lets the daemon be found, and nothing else: an empty part would mean the current folder."""
     home = str(Path(next(iter(piperfs.__path__))).parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join((home, os.environ.get("PYTHONPATH", "")))}
+    parts = (home, *filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(parts)}
 
 
 def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -66,6 +68,7 @@ def start_detached(*arguments: str) -> str:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,  # until the daemon turns to its log
                 start_new_session=True,
+                cwd="/",  # else nobody could unmount where the user happened to be
                 env=_environment(),
             )
         finally:

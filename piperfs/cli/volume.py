@@ -63,6 +63,8 @@ def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
         output.as_json(made)
     else:
         output.line(made["ticket"])
+    if not made["addresses"]:
+        output.note("The ticket names no address: mount or serve the volume, and invite again.")
 
 
 @click.command()
@@ -71,9 +73,9 @@ def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
 @member_name
 @as_json
 def join(volume: str, ticket: str, member: str, as_json: bool) -> None:
-    """Make this computer a member, with a TICKET, or - to read it from standard input."""
+    """Make this computer a member; TICKET - is read from stdin."""
     if ticket == "-":
-        ticket = sys.stdin.readline(64 * 1024)
+        ticket = sys.stdin.readline(64 * 1024) if sys.stdin is not None else ""
     state = resolve_volume(volume)
     with output.progress(wanted=not as_json) as show:
         made = ask_offline(state, "join", {"ticket": ticket.strip(), "member": member}, show)
@@ -96,7 +98,10 @@ def _say_protection(made: dict[str, Any]) -> None:
 @click.argument("member")
 @as_json
 def remove_member(volume: str, member: str, as_json: bool) -> None:
-    """Take a member's rights away, by its name or the start of its id."""
+    """Take a member's rights away.
+
+    MEMBER is its name or the start of its id.
+    """
     removed = ask(volume, "remove-member", {"member": member})
     if as_json:
         output.as_json(removed)

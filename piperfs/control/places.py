@@ -55,12 +55,18 @@ def resolve_volume(spec: str) -> Path:
 
 
 def runtime_directory() -> Path:
-    """The directory of the control sockets, which need not exist."""
-    if "XDG_RUNTIME_DIR" in os.environ:
-        return Path(os.environ["XDG_RUNTIME_DIR"]) / "piperfs"
-    if os.geteuid() == 0:
+    """The directory of the control sockets, which need not exist.
+
+    A command must find the daemon that cron, a service manager or another login started. So root
+    has one place however it came in, and a user without a session looks where a session would.
+    """
+    uid, given = os.geteuid(), os.environ.get("XDG_RUNTIME_DIR")
+    login = Path(f"/run/user/{uid}")
+    if uid == 0 and given in (None, str(login)):
         return Path("/run/piperfs")
-    return Path(f"/tmp/piperfs-{os.geteuid()}")
+    if given:
+        return Path(given) / "piperfs"
+    return login / "piperfs" if login.is_dir() else Path(f"/tmp/piperfs-{uid}")
 
 
 def prepare_runtime_directory() -> Path:

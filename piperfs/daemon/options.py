@@ -106,7 +106,7 @@ def _apply(options: Options, word: str) -> Options:
 
 def _unknown(name: str) -> str:
     known = [*VALUED, *FLAGS, *KERNEL_WORDS, *IGNORED_WORDS, *USER_WORDS]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'?" if near else "piperfs(1) lists them"
     return f"unknown option '{name}'; {hint}"
 

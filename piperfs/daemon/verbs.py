@@ -110,7 +110,11 @@ class Verbs:
         await self._commit()
         addresses = node.replicator.reachable if node.replicator is not None else self._remembered()
         ticket = Ticket(node.store.volume, record_id(raw), secret, expires, tuple(addresses))
-        return {"ticket": format_ticket(ticket), "expires": report.iso(expires)}
+        return {
+            "ticket": format_ticket(ticket),
+            "expires": report.iso(expires),
+            "addresses": list(ticket.addresses),
+        }
 
     def _remembered(self) -> list[str]:
         raw = self._node.store.tables.meta.get(ADDRESSES)

@@ -91,7 +91,9 @@ def check_mountpoint(mountpoint: Path) -> None:
             ExitCode.NOT_FOUND,
         ) from None
     except NotADirectoryError:
-        raise UserError(f"mount point '{mountpoint}' is not a directory") from None
+        raise UserError(
+            f"mount point '{mountpoint}' is not a directory", ExitCode.REFUSED
+        ) from None
     except PermissionError:
         raise UserError(
             f"mount point '{mountpoint}' may not be read by you", ExitCode.REFUSED
