@@ -72,15 +72,15 @@ class Index:
 
     def refresh_xattr(self, inode: InodeId, key: bytes) -> None:
         """Take over one extended attribute from its record."""
-        row = self._tables.xattrs.get(inode) or XattrsRow({}, 0)
+        row = self._tables.xattrs.get(inode) or XattrsRow({})
         heads = self._records.xattr(key)
         newest = max(heads, key=lambda head: head.stamp)
         values = dict(row.values)
         values.pop(newest.body.name, None)
         if newest.body.value is not None:
             values[newest.body.name] = XattrValue(newest.body.value, newest.replica)
-        changed = max(row.changed_ns, *(head.hlc for head in heads))
-        self._tables.xattrs.put(inode, XattrsRow(values, changed))
+        stamps = {**row.stamps, newest.body.name: max(head.hlc for head in heads)}
+        self._tables.xattrs.put(inode, XattrsRow(values, stamps))
         self.refresh(inode)
 
     def _refresh_leaf(self, inode: InodeId, link_ids: Iterable[LinkId]) -> None:

@@ -60,10 +60,15 @@ class XattrValue(msgspec.Struct, array_like=True, frozen=True):
 
 
 class XattrsRow(msgspec.Struct, array_like=True, frozen=True):
-    """All extended attributes of one inode; `changed_ns` counts removals too."""
+    """All extended attributes of one inode, and the newest stamp of each, removed ones included."""
 
     values: dict[bytes, XattrValue]
-    changed_ns: int
+    stamps: dict[bytes, int] = {}
+
+    @property
+    def changed_ns(self) -> int:
+        """When any of them was last set or removed."""
+        return max(self.stamps.values(), default=0)
 
 
 class OperationRow(msgspec.Struct, array_like=True, frozen=True):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Callable
 
 from piperfs.core.errors import FsError
 from piperfs.core.ids import EpochId, ReplicaId
@@ -32,8 +33,15 @@ def accounts() -> Accounts:
 class Computer:
     """One replica. Paths are strings relative to the root; contents are bytes."""
 
-    def __init__(self, name: str, engine: Engine | None = None, clock: TestClock | None = None):
+    def __init__(
+        self,
+        name: str,
+        engine: Engine | None = None,
+        clock: TestClock | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ):
         self.clock = clock or TestClock()
+        self.entropy = entropy
         self.replica = ReplicaId(name.encode().ljust(16, b"."))
         self.engine = engine or MemoryEngine(NAMES)
         self.keyring = Keyring(VOLUME, {EPOCH: b"s" * 32}, EPOCH)
@@ -43,10 +51,10 @@ class Computer:
     def start(self) -> None:
         """Begin, or begin again after a crash, from what is durable."""
         identity = Identity(VOLUME, self.replica, NoSigner(), self.keyring)
-        self.store = Store(self.engine, identity, b"k" * 32, os.urandom, node_children)
+        self.store = Store(self.engine, identity, b"k" * 32, self.entropy, node_children)
         monotonic = lambda: self.clock.ns / 1e9
         world = World(
-            Clock(self.clock, monotonic), os.urandom, lambda: self.space, Owners(accounts(), 0, 0)
+            Clock(self.clock, monotonic), self.entropy, lambda: self.space, Owners(accounts(), 0, 0)
         )
         self.fs = Filesystem(self.store, self.keyring, world)
 
@@ -132,6 +140,15 @@ class Computer:
 
     def utime(self, path: str, mtime_ns: int) -> None:
         self.fs.setattr(self.walk(path).ino, SetAttr(mtime_ns=mtime_ns), None, ROOT_USER)
+
+    def setxattr(self, path: str, name: bytes, value: bytes) -> None:
+        self.fs.setxattr(self.walk(path).ino, name, value, 0)
+
+    def removexattr(self, path: str, name: bytes) -> None:
+        self.fs.removexattr(self.walk(path).ino, name)
+
+    def getxattr(self, path: str, name: bytes) -> bytes:
+        return self.fs.getxattr(self.walk(path).ino, name)
 
     def listdir(self, path: str = "") -> list[str]:
         fh = self.fs.opendir(self.walk(path).ino)

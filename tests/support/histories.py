@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from piperfs.core.ids import InodeId, LinkId, is_directory
 from piperfs.core.operation import Operation
-from piperfs.core.record import AnyHead, Kind
 from piperfs.fs import conflicts
 from piperfs.store.change import (
     Change,
@@ -279,14 +278,3 @@ class Actions:
 
 def _replacing(body):
     return type(body)(True, body.size, body.mtime_ns, body.birth, target=body.target, replaced=True)
-
-
-def records_of(node: Node) -> dict[tuple[Kind, bytes], tuple[AnyHead, ...]]:
-    """All heads of a store, unpublished ones included."""
-    keys = {
-        (kind, key)
-        for kind, table in node.store.tables.records.items()
-        for key, _ in table.scan(b"", b"\xff" * 17)
-    }
-    keys |= set(node.store._records._pending)
-    return {key: node.store.heads(*key) for key in keys}
