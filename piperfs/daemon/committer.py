@@ -4,7 +4,8 @@ Changes gather in the store's overlay. A commit follows the first of them after 
 which writes of one record collapse, or at once when somebody waits for durability. While one
 commit runs in its thread the next batch gathers, so eight processes that call fsync at once share
 two commits instead of queueing for eight. Nothing is told to a peer, and no fsync returns, before
-the commit that holds it is done.
+the commit that holds it is done. A commit that fails for want of space keeps its changes and is
+tried again; one that fails for another reason was the last of this process.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from typing import Final
 
 import trio
 
-from piperfs.core.errors import ErrorKind, StoreError
+from piperfs.core.errors import StoreError
+from piperfs.obs.log import get_logger
 from piperfs.store.store import Store
 
 WINDOW_S: Final = 0.02  # long enough to collapse create, write and close; short for a person
-RETRY_S: Final = 1.0  # after a full disk
+RETRY_S: Final = 1.0  # after a full disk, which may have room again
+
+log = get_logger("store")
 
 
 class _Round:
@@ -78,41 +82,70 @@ class Committer:
     async def run(self) -> None:
         """Commit for ever; cancelling it leaves what was not committed uncommitted."""
         while True:
-            await self._dirty.wait()
-            with trio.move_on_after(WINDOW_S):
-                await self._urgent.wait()
+            with trio.move_on_after(RETRY_S if self._is_full else float("inf")):
+                await self._dirty.wait()
+                with trio.move_on_after(WINDOW_S):
+                    await self._urgent.wait()
             self._dirty, self._urgent = trio.Event(), trio.Event()
             if self._store.has_uncommitted:
                 await self._commit_once()
             else:
                 self._release(None)
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether the last commit found no room; it is tried again now and then."""
+        return self._store.full is not None
+
     async def flush(self) -> None:
         """The last commit of an orderly stop, after `run` was cancelled."""
         if self._store.has_uncommitted:
             await self._commit_once()
 
+    def fail(self, reason: str) -> None:
+        """The store's file cannot be relied on any more: take no more writes."""
+        if not self._store.is_failing:
+            self._store.fail(reason)
+            self.failure = StoreError(reason)
+            log.error("store.failing", reason=reason)
+
     async def _commit_once(self) -> None:
         self._running, self._next = self._next, _Round()
         lseq = self._store.freeze(self._now_ns())
-        error = None
         with trio.CancelScope(shield=True):
-            try:
-                await trio.to_thread.run_sync(self._store.write_frozen)
-            except StoreError as failure:
-                error = failure
+            error = await trio.to_thread.run_sync(self._write)
         self._store.finish(committed=error is None)
         self.commits += 1
-        self.failure = error
+        self._note(error)
         round_, self._running = self._running, None
         round_.error = error
         round_.done.set()
         if error is None:
             for listener in self._on_durable:
                 listener(lseq)
-        elif error.kind is ErrorKind.NO_SPACE:
-            await trio.sleep(RETRY_S)
-            self._dirty.set()
+
+    def _write(self) -> StoreError | None:
+        """Commit in a thread. Whatever goes wrong there must not end the daemon."""
+        try:
+            self._store.write_frozen()
+        except StoreError as error:
+            return error
+        except Exception as error:
+            log.exception("commit.failed")
+            self._store.fail(repr(error))
+            return StoreError(f"the store could not commit: {error!r}")
+        return None
+
+    def _note(self, error: StoreError | None) -> None:
+        if error is not None and (self.failure is None or self.failure.kind is not error.kind):
+            event = "store.failing" if self._store.is_failing else "store.full"
+            log.error(event, reason=str(error))
+        if error is None and self._store.is_failing:
+            return  # it failed while the last good commit was under way
+        if error is None and self.failure is not None:
+            log.info("store.recovered")
+        self.failure = error
+        self._store.full = None if error is None or self._store.is_failing else error.kind
 
     def _release(self, error: StoreError | None) -> None:
         waiting, self._next = self._next, _Round()

@@ -5,7 +5,7 @@ opening a `Node`. Its lock on the state directory lasts as long as the node does
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,7 @@ from piperfs.core import membership
 from piperfs.core.errors import ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, generate
 from piperfs.core.ids import ReplicaId, VolumeId
+from piperfs.core.limits import MIB
 from piperfs.core.manifest import node_children
 from piperfs.core.membership import MembershipGraph, epoch_keys
 from piperfs.core.membership_records import Remove, Statement, record_id
@@ -24,7 +25,7 @@ from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.store.change import SetAttributes
-from piperfs.store.engine import LmdbEngine
+from piperfs.store.engine import DATA_FILE, LmdbEngine
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Identity as StoreIdentity
 from piperfs.store.store import Store
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from piperfs.fs.filesystem import Filesystem
     from piperfs.replication.replicator import Replicator
 
+FULL_BYTES: Final = 8 * MIB  # with less, a person hears of it
 ADDRESSES: Final = b"addresses"  # where this replica was last reached, for tickets
 
 
@@ -49,17 +51,19 @@ class Node:
     keyring: Keyring
     store: Store
     clock: Clock
+    space: DiskSpace
     committer: Committer = field(init=False)
-    space: DiskSpace = field(init=False)
     filesystem: "Filesystem | None" = None
     replicator: "Replicator | None" = None
     mountpoint: str | None = None
     is_daemon: bool = False
+    flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.committer = Committer(self.store, self.clock.now_ns)
-        self.space = DiskSpace(self.state.path, self.clock.monotonic)
+        self.space.reusable = self.store.bytes_free
+        self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake
 
     # Members
@@ -148,11 +152,14 @@ class Node:
         if self.key_protection == "none":
             found["key"] = "the device key is protected by file permissions alone"
         if self.committer.failure is not None:
-            found["store"] = str(self.committer.failure)
+            word = (
+                "failing, restart it after a look at the disk" if self.store.is_failing else "full"
+            )
+            found["store"] = f"{word}: {self.committer.failure}"
         if self.store.chunks.damaged:
             found["chunks"] = f"{self.store.chunks.damaged} damaged ones were found"
-        if self.space().available <= 0:
-            found["space"] = "the disk is full: writing fails until something is deleted"
+        if self.space().available < FULL_BYTES:
+            found["space"] = "the disk is full: writing fails, deleting works; make room on it"
         if not self.graph.state().is_clean:
             found["keys"] = "a removed member knows the current key; rotate-keys makes a new one"
         return found
@@ -192,18 +199,24 @@ def open_node(path: Path, clock: Clock) -> Node:
     state = StateDirectory.open(path)
     try:
         file = state.read()
-        if not (state.store / "data.mdb").exists():
-            raise UserError(
-                f"{state.store} is missing or empty: is its disk mounted? Nothing was changed. "
-                "If it is lost, remove this directory and join again",
-                ExitCode.NOT_FOUND,
-            )
+        data = state.store / DATA_FILE
+        if not data.exists() or data.stat().st_size == 0:
+            raise _empty(state.store)
         secrets, protection = read_keys(state.keys)
         graph = MembershipGraph(file.volume)
-        return assemble(state, file.label, secrets, protection, graph, clock)
+        label = file.label
+        return assemble(state, label, secrets, protection, graph, clock, create=False)
     except BaseException:
         state.close()
         raise
+
+
+def _empty(store: Path) -> UserError:
+    return UserError(
+        f"{store} is missing or empty: is its disk mounted? Nothing was changed. "
+        "If it is lost, remove this directory and join again",
+        ExitCode.NOT_FOUND,
+    )
 
 
 def volume_records(volume: VolumeId, records: list[bytes]) -> MembershipGraph:
@@ -221,12 +234,17 @@ def assemble(
     protection: Protection,
     graph: MembershipGraph,
     clock: Clock,
+    *,
+    create: bool = True,
 ) -> Node:
-    """Open the store and put everything together."""
+    """Open the store, or begin one, and put everything together."""
     identity = Identity(secrets.device)
     keyring = Keyring.empty(graph.volume)
     own = StoreIdentity(graph.volume, identity.replica, identity, keyring)
-    engine = LmdbEngine(state.store, NAMES)
+    space = DiskSpace(state.path, clock.monotonic)
+    engine = LmdbEngine(state.store, NAMES, create=create, claim_room=space.claim)
+    if not create and engine.get("meta", b"owner") is None:
+        raise _empty(state.store)
     store = Store(engine, own, secrets.store, clock.entropy, node_children)
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)
@@ -239,4 +257,4 @@ def assemble(
     if keys:
         current = graph.state().current
         keyring.update(keys, current if current in keys else next(iter(keys)))
-    return Node(state, label, identity, secrets, protection, graph, keyring, store, clock)
+    return Node(state, label, identity, secrets, protection, graph, keyring, store, clock, space)

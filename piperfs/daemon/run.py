@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from piperfs.control import places, server
-from piperfs.core.errors import UserError
+from piperfs.core.errors import PiperError, UserError
 from piperfs.daemon import lifecycle, upkeep
 from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
 from piperfs.daemon.clock import Clock
@@ -77,6 +77,8 @@ async def _run_node(node: Node, job: Job, starter: Starter) -> None:
     with trio.CancelScope(shield=True):
         await node.committer.flush()
     log.info("daemon.stopped")
+    if node.committer.failure is not None:
+        raise node.committer.failure
 
 
 async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
@@ -95,6 +97,7 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         verbs = Verbs(node, metrics).table()
         await nursery.start(server.serve, places.socket_path(job.state), verbs)
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
+        nursery.start_soon(upkeep.watch, node)
         nursery.start_soon(lifecycle.feed_watchdog, starter)
         if job.options.metrics_port is not None:
             await nursery.start(upkeep.serve_metrics, metrics, job.options.metrics_port)
@@ -166,8 +169,10 @@ async def _mounted(
             node.committer.commit,
             node.clock.now_ns,
             options.deadline_s,
+            lambda: node.committer.failure,
         ),
     )
+    node.flush = service.sync
     read_only = options.read_only or node.role not in ("admin", "writer")
     where = mount.MountPoint(
         mountpoint,
@@ -180,5 +185,8 @@ async def _mounted(
         raise UserError(f"{mountpoint}: the mount failed: {error.strerror}") from error
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
-            await service.sync()
+            try:
+                await service.sync()
+            except PiperError as error:
+                log.warning("daemon.unsaved", reason=str(error))
         stop.set()

@@ -1,7 +1,12 @@
-"""What a daemon does now and then: collect chunks, keep its memory small, offer metrics."""
+"""What a daemon does now and then: collect chunks, keep its memory small, offer metrics.
+
+It also watches the ground it stands on: a store that was moved, removed or mounted read-only under
+the daemon takes no more writes, since nobody would ever find them.
+"""
 
 import ctypes
 import mmap
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -15,9 +20,11 @@ from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Metrics
 from piperfs.store.collector import Collector
+from piperfs.store.engine import DATA_FILE
 
 Chunks = Iterable[ChunkId]
 TICK_S: Final = 10
+WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
 MAPPED_BYTES_MAX: Final = 128 * MIB
 MADV_DONTNEED: Final = 4
@@ -29,13 +36,37 @@ async def run(node: Node, cache_bytes: int | None) -> None:
     """Do what is due, for ever."""
     del cache_bytes
     since = 0
+    await trio.to_thread.run_sync(node.space.hold)
     while True:
         await trio.sleep(TICK_S)
         since += TICK_S
+        await trio.to_thread.run_sync(node.space.hold)
         release_mapped_pages(node.state.store)
         if since >= COLLECT_EVERY_S:
             since = 0
             await collect(node)
+
+
+async def watch(node: Node) -> None:
+    """Stop writing as soon as the store is not where, or what, it was."""
+    data = node.state.store / DATA_FILE
+    facts = data.stat()
+    while not node.store.is_failing:
+        if (reason := _trouble(data, (facts.st_dev, facts.st_ino))) is not None:
+            node.committer.fail(reason)
+        await trio.sleep(WATCH_S)
+
+
+def _trouble(data: Path, known: tuple[int, int]) -> str | None:
+    """What is wrong with the place of the store's file, if anything."""
+    try:
+        facts = data.stat()
+        read_only = os.statvfs(data).f_flag & os.ST_RDONLY
+    except OSError as error:
+        return f"{data} is gone ({error.strerror}): nothing that is written now would be found"
+    if (facts.st_dev, facts.st_ino) != known:
+        return f"{data} is another file now: nothing that is written now would be found"
+    return f"{data} lies on a disk that was made read-only" if read_only else None
 
 
 async def collect(node: Node) -> None:

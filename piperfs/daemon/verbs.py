@@ -87,13 +87,9 @@ class Verbs:
         return self._node.store.digest().hex()
 
     async def _commit(self) -> None:
-        if self._node.filesystem is not None:
-            for ino, _ in self._node.filesystem.dirty_inos():
-                flush = self._node.filesystem.begin_flush(ino)
-                if flush is not None:
-                    await trio.to_thread.run_sync(flush.execute)
-                    self._node.filesystem.finish_flush(ino, flush)
-        if self._node.is_daemon:
+        if self._node.flush is not None:
+            await self._node.flush()
+        elif self._node.is_daemon:
             await self._node.committer.commit()
         else:
             self._node.store.commit(self._node.clock.now_ns())

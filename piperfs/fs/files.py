@@ -55,6 +55,7 @@ class Handle:
     node: Node
     writes: bool
     reads: bool = True
+    told: Exception | None = None  # the failure of the disk that its owner has heard of
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +187,15 @@ class Files:
         A change without an open handle (truncate by name) begins a session of its own, which the
         next flush ends.
         """
+        self._store.require_writable()
         session = self._begin(node)
         if session.copy is None:
             session.copy = WorkingCopy(self.contents(node))
         return session, session.copy
+
+    def dirty_bytes(self) -> int:
+        """Roughly how many bytes of all files are in memory only."""
+        return sum(s.copy.dirty_bytes for s in self._sessions.values() if s.copy is not None)
 
     def changed(self, session: Session) -> None:
         """Contents were changed now."""
@@ -225,11 +231,16 @@ class Files:
         session = self._sessions.get(node.ino)
         if session is None or session.flush is not flush or session.copy is None:
             return
-        extents = flush.finish()
+        try:
+            extents = flush.finish()
+        except Exception:
+            self.abandon_flush(node, flush)
+            raise
         again = session.dirty_since
         session.flush = None
         session.copy.adopt(extents)
         if node.anonymous is None and not session.spills:
+            self.keep_dirty(session)  # until the version is made
             self._put(session, extents)
             session.dirty_since = again
         self._end_if_idle(session)

@@ -37,6 +37,7 @@ O_EXCL: Final = 0o200
 TYPE_MASK: Final = 0o170000
 REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
+NEARLY_FULL_BYTES: Final = 256 * limits.MIB  # below this, what is in memory is counted too
 HIDDEN_DIRECTORY: Final = b".piperfs"
 ORPHANS_DIRECTORY: Final = b"orphans"
 
@@ -300,7 +301,14 @@ class Filesystem:
         return len(data)
 
     def _require_space(self, count: int) -> None:
-        if self._space().available < count + self._store.chunks.uncommitted_bytes:
+        """Refuse work that could not be saved. Raises FsError or StoreError."""
+        self._store.require_writable()
+        if self._store.full is not None:
+            raise FsError(self._store.full)
+        available = self._space().available - count - self._store.chunks.waiting_bytes
+        if available < NEARLY_FULL_BYTES:
+            available -= self._files.dirty_bytes()
+        if available < 0:
             raise FsError(ErrorKind.NO_SPACE)
 
     def kill_suidgid(self, ino: int) -> None:
@@ -310,6 +318,14 @@ class Filesystem:
         if without_set_id(mode) != mode:
             change = SetAttr(mode=without_set_id(mode))
             self._attributes.set(node, change, self._clock.now_ns())
+
+    def first_report(self, fh: int, failure: Exception) -> bool:
+        """Whether whoever opened a file hears of a failure for the first time."""
+        handle = self._files.handle(fh)
+        if not handle.writes or handle.told is failure:
+            return False
+        handle.told = failure
+        return True
 
     def release(self, fh: int) -> None:
         self._files.close(fh)
@@ -329,6 +345,15 @@ class Filesystem:
     def seek(self, fh: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE."""
         return self._ranges.seek(self._files.handle(fh).node, offset, whence)
+
+    def unsaved_source(self, parent: int, name: bytes) -> int | None:
+        """The file that a rename would move, if what was written to it is not saved yet."""
+        found = self._names.look(self._inodes.get(parent), name)
+        node = None if found is None else self._inodes.find(found.inode)
+        session = None if node is None else self._files.session(node)
+        if node is None or session is None or not (session.is_dirty or session.flush):
+            return None
+        return node.ino
 
     def copy_range(
         self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, size: int

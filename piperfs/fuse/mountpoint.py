@@ -81,7 +81,7 @@ def given_descriptor(mountpoint: Path) -> int | None:
 
 def check_mountpoint(mountpoint: Path) -> None:
     """Detach what a dead daemon left, and refuse what cannot be mounted on."""
-    if is_stale(mountpoint):
+    while is_stale(mountpoint):
         detach(mountpoint)
     try:
         entries = os.listdir(mountpoint)
@@ -107,9 +107,12 @@ def check_mountpoint(mountpoint: Path) -> None:
 
 
 def is_stale(mountpoint: Path) -> bool:
-    """Whether a mount hangs here that nobody serves any more."""
+    """Whether a mount hangs here that nobody serves any more.
+
+    The question must reach the daemon: attributes are answered from the kernel's cache long after.
+    """
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -164,6 +164,9 @@ class Adapter(pyfuse3.Operations):
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new: bytes, flags: int, _ctx: Any
     ) -> None:
+        unsaved = self._fs.unsaved_source(parent, name)
+        if unsaved is not None and not self._service.flush_at_once(unsaved):
+            await self._service.flush(unsaved)
         self._fs.rename(parent, name, new_parent, new, flags)
 
     # Files
@@ -199,6 +202,7 @@ class Adapter(pyfuse3.Operations):
         ino = self._inos[fh]
         if not self._service.flush_at_once(ino):
             await self._service.flush(ino)
+        self._service.report_failure(fh)
 
     @guarded
     async def release(self, fh: int) -> None:

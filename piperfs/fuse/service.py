@@ -29,8 +29,9 @@ SPILL_BYTES: Final = 4 * MIB  # more than this is sealed while the writer goes o
 INODE_DIRTY_BYTES_MAX: Final = 16 * MIB
 UNCOMMITTED_BYTES_MAX: Final = 32 * MIB
 READAHEAD_BYTES: Final = 8 * MIB
-FLUSH_AGE_S: Final = 3.0  # with the age check and a commit, well under the promised five
-AGE_CHECK_S: Final = 1.0
+FLUSH_AGE_S: Final = 2.0  # with the age check and a commit, well under the promised five
+AGE_CHECK_S: Final = 0.5
+FLUSHES_AT_ONCE: Final = 4
 
 T = TypeVar("T")
 log = get_logger("fuse")
@@ -46,6 +47,7 @@ class Surroundings:
     commit: Callable[[], Awaitable[None]]  # returns when everything applied is durable
     now_ns: Callable[[], int]
     deadline_s: float = 30.0
+    failure: Callable[[], StoreError | None] = lambda: None  # of the last commit
 
 
 class Service:
@@ -171,10 +173,26 @@ class Service:
         await self._around.commit()
 
     async def sync(self) -> None:
-        """Return when everything is on stable storage."""
-        for ino, _ in self._fs.dirty_inos():
-            await self.flush(ino)
+        """Return when everything is on stable storage. One file that fails holds up no other."""
+        failed: list[FsError | StoreError] = []
+        for ino in {*self._flushing, *(ino for ino, _ in self._fs.dirty_inos())}:
+            try:
+                await self.flush(ino)
+            except (FsError, StoreError) as error:
+                failed.append(error)
         await self._around.commit()
+        if failed:
+            raise failed[0]
+
+    def report_failure(self, fh: int) -> None:
+        """At close: tell once for each open file that the disk does not take what was written.
+
+        Raises:
+            StoreError: the last commit failed, and nobody has said so to this caller.
+        """
+        failure = self._around.failure()
+        if failure is not None and self._fs.first_report(fh, failure):
+            raise failure
 
     async def run(self) -> None:
         """What happens by itself, for ever."""
@@ -193,14 +211,25 @@ class Service:
 
     async def _flush_aged(self) -> None:
         """For ever: make versions of what has waited for long, so that little is at risk."""
-        while True:
-            await trio.sleep(AGE_CHECK_S)
-            for ino, age in self._fs.dirty_inos():
-                if age >= FLUSH_AGE_S:
-                    await self._flush_quietly(ino)
+        limit = trio.CapacityLimiter(FLUSHES_AT_ONCE)
+        under_way: set[int] = set()
+
+        async def flush(ino: int) -> None:
+            async with limit:
+                await self._flush_quietly(ino)
+            under_way.discard(ino)
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(AGE_CHECK_S)
+                for ino, age in self._fs.dirty_inos():
+                    if age >= FLUSH_AGE_S and ino not in under_way:
+                        under_way.add(ino)
+                        nursery.start_soon(flush, ino)
 
     async def _flush_quietly(self, ino: int, *, spill: bool = False) -> None:
         try:
-            await self.flush(ino, spill=spill)
+            if spill or not self.flush_at_once(ino):
+                await self.flush(ino, spill=spill)
         except (FsError, StoreError) as error:
             log.warning("flush.delayed", ino=ino, reason=str(error))

@@ -218,6 +218,8 @@ class Fetcher:
             return
         asked = {c for peer in self._peers.values() for c in (*peer.asked, *peer.urgent)}
         limit = len(asked) + WINDOW_CHUNKS * len(idle) * 2
+        if not self._store.chunks.has_room():
+            return  # the rest of the disk is for what is written here
         known = self._store.chunks.wanted(limit) if fetch_all else []
         queue = [c for c in (*self._soon, *known) if c not in asked]
         for peer in idle:

@@ -30,7 +30,9 @@ class ChunkStore:
         self._order = max((row.order for row in self._wants.values()), default=0)
         self._noted: dict[ChunkId, int] | None = None
         self.uncommitted_bytes = 0
+        self._frozen_bytes = 0
         self.damaged = 0
+        self.has_room: Callable[[], bool] = lambda: True  # for what peers could send
 
     def get(self, chunk: ChunkId) -> bytes | None:
         """The sealed bytes, or None if they are absent or turned out to be damaged."""
@@ -121,6 +123,21 @@ class ChunkStore:
 
     def remember_digest(self, digest: bytes, chunk: ChunkId) -> None:
         self._tables.digest.put(digest, chunk)
+
+    def freeze(self) -> None:
+        """What gathered goes into a commit now."""
+        self._frozen_bytes, self.uncommitted_bytes = self.uncommitted_bytes, 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that the disk does not have yet."""
+        return self.uncommitted_bytes + self._frozen_bytes
+
+    def thaw(self, *, committed: bool) -> None:
+        """A commit is done; what it could not write is waiting again."""
+        if not committed:
+            self.uncommitted_bytes += self._frozen_bytes
+        self._frozen_bytes = 0
 
     # Collection
 

@@ -7,6 +7,7 @@ map turns outstanding views into crashes.
 """
 
 import errno
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -18,6 +19,12 @@ from piperfs.core.errors import ErrorKind, StoreError
 
 MAP_BYTES: Final = 1 << 44  # 16 TiB of address space, not of disk
 TABLES_MAX: Final = 32
+DATA_FILE: Final = "data.mdb"
+PAGE_BYTES: Final = 4096
+DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
+PATH_PAGES: Final = 6  # of a tree, copied when one of its leaves changes
+ERRNO_FULL: Final = {errno.ENOSPC: ErrorKind.NO_SPACE, errno.EFBIG: ErrorKind.NO_SPACE,
+                     errno.EDQUOT: ErrorKind.QUOTA}  # fmt: skip
 
 Batch: TypeAlias = Mapping[str, Mapping[bytes, bytes | None]]  # table -> key -> value; None deletes
 
@@ -39,6 +46,9 @@ class Engine(Protocol):
 
     def bytes_used(self) -> int: ...
 
+    def bytes_free(self) -> int:
+        """How much of what is used could be used again."""
+
     def snapshot(self) -> "Engine":
         """The newest commit as it is now, to be read by one other thread; close it soon."""
 
@@ -48,44 +58,105 @@ class Engine(Protocol):
     def refresh(self) -> None:
         """Let reads see the newest commit."""
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether no commit will succeed any more in this process."""
+
+    def fail(self, reason: str) -> None:
+        """Take no more commits: somebody else found that they would be lost."""
+
     def close(self) -> None: ...
 
 
-class LmdbEngine:
-    """The store's file. Reads belong to one thread; one commit at a time may run in another."""
+def _always(count: int) -> bool:
+    """There is room for anything."""
+    del count
+    return True
 
-    def __init__(self, directory: Path, tables: tuple[str, ...]) -> None:
+
+class LmdbEngine:
+    """The store's file. Reads belong to one thread; one commit at a time may run in another.
+
+    `claim_room` is asked before a commit whether the disk has room for so many bytes: LMDB, and
+    the kernel below it, report a disk that fills up in the middle of a commit as all kinds of
+    errors, some of which cannot be told from a broken disk.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tables: tuple[str, ...],
+        *,
+        create: bool = True,
+        claim_room: Callable[[int], bool] = _always,
+    ) -> None:
         assert len(tables) <= TABLES_MAX
-        directory.mkdir(mode=0o700, exist_ok=True)
+        if create:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self.claim_room = claim_room
         try:
             self._env = lmdb.open(
-                str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600, readahead=True
-            )
-            self._tables = {name: self._env.open_db(name.encode()) for name in tables}
-        except lmdb.Error as error:
+                str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600,
+                readahead=True, create=create,
+            )  # fmt: skip
+            self._tables = {
+                name: self._env.open_db(name.encode(), create=create) for name in tables
+            }
+        except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot open the store in {directory}: {error}") from error
+        self._pad(directory / DATA_FILE)
         self._reader: lmdb.Transaction = self._env.begin()
+        self._spare: lmdb.Transaction = self._env.begin()  # for other threads, after a panic
+        self._spare_lock = threading.Lock()
         self._failed: str | None = None
 
+    def _pad(self, file: Path) -> None:
+        """Let a file that lost its end be as long as it says: zeros are an error, not a crash."""
+        length = (int(self._env.info()["last_pgno"]) + 1) * PAGE_BYTES
+        if file.stat().st_size < length:
+            with file.open("r+b") as data:
+                data.truncate(length)
+
     def get(self, table: str, key: bytes) -> bytes | None:
-        return cast(bytes | None, self._reader.get(key, db=self._tables[table]))
+        try:
+            value = self._reader.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise self._damaged(error) from error
+        return cast(bytes | None, value)
 
     def get_anywhere(self, table: str, key: bytes) -> bytes | None:
-        with self._env.begin() as transaction:
-            return transaction.get(key, db=self._tables[table])
+        try:
+            with self._env.begin() as transaction:
+                return transaction.get(key, db=self._tables[table])
+        except lmdb.PanicError:  # a commit failed: LMDB begins nothing any more
+            with self._spare_lock:
+                return cast(bytes | None, self._spare.get(key, db=self._tables[table]))
+        except lmdb.Error as error:
+            raise StoreError(DAMAGED.format(error)) from error
 
     def has(self, table: str, key: bytes) -> bool:
-        with self._reader.cursor(db=self._tables[table]) as cursor:
-            return bool(cursor.set_key(key))
+        try:
+            with self._reader.cursor(db=self._tables[table]) as cursor:
+                return bool(cursor.set_key(key))
+        except lmdb.Error as error:
+            raise self._damaged(error) from error
 
     def scan(self, table: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with self._reader.cursor(db=self._tables[table]) as cursor:
-            if not cursor.set_range(start):
-                return
-            for key, value in cast(Iterator[tuple[bytes, bytes]], iter(cursor)):
-                if key >= end:
+        try:
+            with self._reader.cursor(db=self._tables[table]) as cursor:
+                if not cursor.set_range(start):
                     return
-                yield key, value
+                for key, value in cast(Iterator[tuple[bytes, bytes]], iter(cursor)):
+                    if key >= end:
+                        return
+                    yield key, value
+        except lmdb.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: lmdb.Error) -> StoreError:
+        """A page of the file is not what it was. The failed reader answers nothing any more."""
+        self.refresh()
+        return StoreError(DAMAGED.format(error))
 
     def count(self, table: str) -> int:
         return int(self._reader.stat(self._tables[table])["entries"])
@@ -94,38 +165,82 @@ class LmdbEngine:
         """Size of the file, free pages included."""
         return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
 
+    def bytes_free(self) -> int:
+        """Pages of the file that no table uses."""
+        tables = [self._reader.stat(db) for db in self._tables.values()]
+        used = sum(t["branch_pages"] + t["leaf_pages"] + t["overflow_pages"] for t in tables)
+        return max(0, int(self._env.info()["last_pgno"]) - used) * PAGE_BYTES
+
     def snapshot(self) -> "LmdbEngine":
         """The newest commit as it is now, to be read by one other thread; close it soon."""
         copy = object.__new__(_LmdbSnapshot)
         copy._env, copy._tables, copy._failed = self._env, self._tables, "it is a snapshot"
-        copy._reader = self._env.begin()
+        try:
+            copy._reader = self._env.begin()
+        except lmdb.PanicError as error:
+            raise StoreError("the store is failing: restart it first") from error
         return copy
 
     def commit(self, batch: Batch) -> None:
         if self._failed is not None:
             raise StoreError(f"the store stopped taking writes after an error: {self._failed}")
+        needed = _bytes_needed(batch)
+        if not self.claim_room(needed):
+            raise StoreError("the disk is full", ErrorKind.NO_SPACE)
         try:
             with self._env.begin(write=True) as transaction:
                 for table, rows in batch.items():
                     _write_rows(transaction, self._tables[table], rows)
         except (lmdb.Error, OSError) as error:
-            self._fail(error)
+            self._fail(error, needed)
 
-    def _fail(self, error: Exception) -> None:
-        """A failed commit is final: the kernel may have dropped the pages it could not write."""
-        full = isinstance(error, lmdb.MapFullError) or str(errno.ENOSPC) in str(error)
-        full = full or "No space left" in str(error)
-        if not full:
+    def _fail(self, error: Exception, needed: int) -> None:
+        """A failed commit is final: the kernel may have dropped the pages it could not write.
+
+        A full disk is the exception, if it was met before the page that makes the commit valid:
+        the next try writes every page of it again.
+        """
+        kind = self._kind_of(error, needed)
+        if kind is ErrorKind.IO or self._is_panicked():
             self._failed = str(error)
-        kind = ErrorKind.NO_SPACE if full else ErrorKind.IO
         raise StoreError(f"the store could not commit: {error}", kind) from error
 
+    def _kind_of(self, error: Exception, needed: int) -> ErrorKind:
+        if isinstance(error, lmdb.MapFullError):
+            return ErrorKind.NO_SPACE
+        code = int((error.errno if isinstance(error, OSError) else getattr(error, "code", 0)) or 0)
+        if code == errno.EIO and not self.claim_room(needed):
+            return ErrorKind.NO_SPACE  # LMDB's word for a write that the disk took half of
+        return ERRNO_FULL.get(code, ErrorKind.IO)
+
+    def _is_panicked(self) -> bool:
+        try:
+            self._env.begin().abort()
+        except lmdb.Error:
+            return True
+        return False
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether no commit will succeed any more in this process."""
+        return self._failed is not None
+
+    def fail(self, reason: str) -> None:
+        """Take no more commits: somebody else found that they would be lost."""
+        self._failed = self._failed or reason
+
     def refresh(self) -> None:
-        self._reader.abort()
-        self._reader = self._env.begin()
+        """After a failure readers stay where they are: what they see is sound."""
+        if self._failed is None:
+            self._reader.abort()
+            self._reader = self._env.begin()
+            with self._spare_lock:
+                self._spare.abort()
+                self._spare = self._env.begin()
 
     def close(self) -> None:
         self._reader.abort()
+        self._spare.abort()
         self._env.close()
 
 
@@ -137,6 +252,16 @@ class _LmdbSnapshot(LmdbEngine):
 
     def close(self) -> None:
         self._reader.abort()
+
+
+def _bytes_needed(batch: Batch) -> int:
+    """At most how much a commit lets the file grow: every changed page is written anew."""
+    total = 0
+    for rows in batch.values():
+        total += PATH_PAGES * PAGE_BYTES if rows else 0
+        for value in rows.values():
+            total += PAGE_BYTES + (len(value) + 16 if value is not None else 0)
+    return total
 
 
 def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:
@@ -157,6 +282,7 @@ class MemoryEngine:
     ) -> None:
         self.durable: dict[str, SortedDict[bytes, bytes]] = {name: SortedDict() for name in tables}
         self._on_commit = on_commit
+        self.failed: str | None = None
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return cast(bytes | None, self.durable[table].get(key))
@@ -183,7 +309,19 @@ class MemoryEngine:
     def bytes_used(self) -> int:
         return sum(len(value) for rows in self.durable.values() for value in rows.values())
 
+    def bytes_free(self) -> int:
+        return 0
+
+    @property
+    def is_failed(self) -> bool:
+        return self.failed is not None
+
+    def fail(self, reason: str) -> None:
+        self.failed = self.failed or reason
+
     def commit(self, batch: Batch) -> None:
+        if self.failed is not None:
+            raise StoreError(f"the store stopped taking writes after an error: {self.failed}")
         if self._on_commit is not None:
             self._on_commit()  # may raise StoreError, as a full or failing disk does
         for table, rows in batch.items():

@@ -13,7 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from piperfs.core.clock import HybridClock
-from piperfs.core.errors import StoreError
+from piperfs.core.errors import ErrorKind, StoreError
 from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Envelope, Operation, signed_bytes
@@ -81,6 +81,7 @@ class Store:
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         self._remote = RemoteWriter(self.replica, parts, self.chunks)
         self._frozen_lseq = 0
+        self.full: ErrorKind | None = None  # why the last commit found no room, until one does
         self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
         self.on_dirty: Callable[[], None] = _do_nothing  # there is something to commit
 
@@ -168,6 +169,7 @@ class Store:
         `stamp`, from `tick`, dates the changes earlier than now: at the last write to a file that
         is flushed later.
         """
+        self.require_writable()
         for change in changes:
             if isinstance(change, PutContent):
                 for chunk in change.refs:
@@ -177,6 +179,7 @@ class Store:
 
     def apply_remote(self, operations: Iterable[Operation], now_ns: int) -> Applied:
         """Merge verified operations of other replicas; idempotent and in any order."""
+        self.require_writable()
         applied = Applied()
         for operation in operations:
             outcome = self._remote.apply(operation, now_ns, self._local.last_seq)
@@ -227,6 +230,20 @@ class Store:
     # Commit
 
     @property
+    def is_failing(self) -> bool:
+        """Whether nothing can be made durable any more until the next start."""
+        return self._engine.is_failed
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes; what can be read stays readable."""
+        self._engine.fail(reason)
+
+    def require_writable(self) -> None:
+        """Raises StoreError when a change could never become durable."""
+        if self._engine.is_failed:
+            raise StoreError("the store is failing: nothing can be saved", ErrorKind.READ_ONLY)
+
+    @property
     def has_uncommitted(self) -> bool:
         return bool(self._local.waiting) or any(table.changes for table in self.tables.all)
 
@@ -238,7 +255,7 @@ class Store:
         self.tables.meta.put(b"hlc", self._parts.clock.last.to_bytes(8, "big"))
         for table in self.tables.all:
             table.freeze()
-        self.chunks.uncommitted_bytes = 0
+        self.chunks.freeze()
         self._frozen_lseq = self.log.last_lseq
         return self._frozen_lseq
 
@@ -252,6 +269,7 @@ class Store:
         """Let reads see the commit, or keep the changes for another try after a failure."""
         for table in self.tables.all:
             table.thaw(committed=committed)
+        self.chunks.thaw(committed=committed)
         self._engine.refresh()
         if committed:
             self.log.note_durable(self._frozen_lseq)
@@ -273,6 +291,10 @@ class Store:
     def bytes_used(self) -> int:
         """Size of the store's file."""
         return self._engine.bytes_used()
+
+    def bytes_free(self) -> int:
+        """How much of it could be used again."""
+        return self._engine.bytes_free()
 
     def close(self) -> None:
         self._engine.close()

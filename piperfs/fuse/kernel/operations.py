@@ -137,14 +137,27 @@ class Operations:
     def rename(self, request: Request) -> Reply:
         (new_parent,) = request.fields(layout.RENAME_IN)
         old, new = request.names(layout.RENAME_IN)
-        self._fs.rename(request.ino, old, new_parent, new, 0)
-        return EMPTY
+        return self._rename(request.ino, old, new_parent, new, 0)
 
     def rename2(self, request: Request) -> Reply:
         new_parent, flags, _ = request.fields(layout.RENAME2_IN)
         old, new = request.names(layout.RENAME2_IN)
-        self._fs.rename(request.ino, old, new_parent, new, flags)
-        return EMPTY
+        return self._rename(request.ino, old, new_parent, new, flags)
+
+    def _rename(self, parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> Reply:
+        """A file is never renamed without the bytes that were written to it before."""
+        unsaved = self._fs.unsaved_source(parent, old)
+        if unsaved is None or self._service.flush_at_once(unsaved):
+            self._fs.rename(parent, old, new_parent, new, flags)
+            return EMPTY
+        ino = unsaved
+
+        async def renamed() -> Buffer:
+            await self._service.flush(ino)
+            self._fs.rename(parent, old, new_parent, new, flags)
+            return EMPTY
+
+        return renamed
 
     def readlink(self, request: Request) -> Reply:
         return self._fs.readlink(request.ino)
@@ -218,12 +231,15 @@ class Operations:
         return self._relieved(request.ino, layout.WRITE_OUT.pack(written, 0))
 
     def flush(self, request: Request) -> Reply:
+        fh, *_ = request.fields(layout.FLUSH_IN)
         ino = request.ino
         if self._service.flush_at_once(ino):
+            self._service.report_failure(fh)
             return EMPTY
 
         async def flushed() -> Buffer:
             await self._service.flush(ino)
+            self._service.report_failure(fh)
             return EMPTY
 
         return flushed

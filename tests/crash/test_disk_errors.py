@@ -1,0 +1,175 @@
+"""Disks that are full, broken, gone or read-only: no false success, reads go on, nothing is lost."""
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from tests.support.disks import failing_calls, small_disk
+from tests.support.volumes import eventually, replicas
+
+pytestmark = pytest.mark.mount
+MIB = 1 << 20
+
+
+def fsync(path, data):
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def errno_of(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+def fill(directory, name="fill"):
+    """Write incompressible bytes until a write fails; returns its errno and what was accepted."""
+    accepted = 0
+    with (directory / name).open("wb", buffering=0) as file:
+        while True:
+            try:
+                accepted += file.write(os.urandom(MIB))
+            except OSError as error:
+                return error.errno, accepted
+
+
+@pytest.fixture
+def anna(tmp_path):
+    with replicas(tmp_path, "anna") as (replica,):
+        yield replica.init().mount()
+
+
+def restart(replica):
+    replica.kill()
+    replica.mount()
+
+
+def test_a_full_disk_refuses_writes_at_once_and_lets_people_delete(tmp_path):
+    with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        root = a.mountpoint
+        fsync(root / "kept", b"kept")
+        assert fill(root)[0] == errno.ENOSPC
+        assert (root / "kept").read_bytes() == b"kept"
+        assert errno_of(fsync, root / "more", b"x" * MIB) == errno.ENOSPC
+        accepted = (root / "fill").stat().st_size
+        for n in range(50):
+            if n % 10 == 0:
+                a.piperfs("digest", str(a.state))
+            os.rename(root / "kept", root / f"kept{n}")
+            os.rename(root / f"kept{n}", root / "kept")
+        descriptor = os.open(root, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        assert "full" in a.status()["health"]["space"]
+        a.kill()
+        a.mount()
+        assert (root / "fill").stat().st_size == accepted
+        assert len((root / "fill").read_bytes()) == accepted
+        os.unlink(root / "fill")
+        a.umount()
+        assert a.piperfs("fsck", str(a.state)) == "No findings.\n"
+
+
+def test_writing_goes_on_when_others_make_room(tmp_path):
+    with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        fsync(a.mountpoint / "kept", b"kept")
+        assert fill(disk, "foreign")[0] == errno.ENOSPC
+        assert fill(a.mountpoint)[0] == errno.ENOSPC
+        os.unlink(a.mountpoint / "kept")  # the reserve is for this
+        a.piperfs("digest", str(a.state))
+        os.unlink(disk / "foreign")
+        eventually(lambda: errno_of(fsync, a.mountpoint / "x", b"x") == 0)
+        assert not (a.mountpoint / "kept").exists()
+        restart(a)
+        assert (a.mountpoint / "x").read_bytes() == b"x"
+
+
+def test_a_full_disk_that_only_the_commit_meets_is_reported_and_gets_over(anna):
+    root = anna.mountpoint
+    fsync(root / "kept", b"kept")
+    with failing_calls(anna.pid, "pwrite64:error=ENOSPC:when=1..1", "fdatasync:error=ENOSPC"):
+        assert errno_of(fsync, root / "x", b"x") == errno.ENOSPC
+        assert (root / "kept").read_bytes() == b"kept"
+    eventually(lambda: errno_of(fsync, root / "y", b"y") == 0)
+    assert anna.status()["health"].get("store") is None
+    restart(anna)
+    assert (root / "x").read_bytes() == b"x"
+    assert (root / "y").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize("fault", ["fdatasync:error=EIO", "pwrite64:error=EIO"])
+def test_a_commit_that_fails_is_the_last_of_the_process(anna, fault):
+    root = anna.mountpoint
+    fsync(root / "kept", b"kept")
+    with (root / "open").open("wb", buffering=0) as early:
+        early.write(b"early")
+        with failing_calls(anna.pid, fault):
+            assert errno_of(fsync, root / "x", b"x") == errno.EIO
+        assert errno_of(os.fsync, early.fileno()) == errno.EIO
+        assert errno_of(os.fsync, early.fileno()) == errno.EIO
+        assert errno_of(early.write, b"late") == errno.EROFS
+        copy = os.dup(early.fileno())
+        assert errno_of(os.close, copy) == errno.EIO
+        assert errno_of(os.mkdir, root / "d") == errno.EROFS
+        assert errno_of(os.unlink, root / "kept") == errno.EROFS
+        assert (root / "kept").read_bytes() == b"kept"
+        assert "failing" in anna.status()["health"]["store"]
+    restart(anna)
+    assert (root / "kept").read_bytes() == b"kept"
+    fsync(root / "again", b"again")
+    anna.umount()
+    assert anna.piperfs("fsck", str(anna.state)) == "No findings.\n"
+
+
+def test_a_store_that_is_moved_away_takes_no_more_writes(anna):
+    root, store = anna.mountpoint, anna.state / "store"
+    fsync(root / "kept", b"kept")
+    store.rename(anna.state / "elsewhere")
+    eventually(lambda: errno_of(os.utime, root) == errno.EROFS, within_s=5)
+    assert (root / "kept").read_bytes() == b"kept"
+    assert not store.exists()
+    assert "gone" in anna.status()["health"]["store"]
+    anna.kill()
+    refused = anna.run("mount", str(anna.state), str(root))
+    assert refused.returncode == 4
+    assert not store.exists()
+    (anna.state / "elsewhere").rename(store)
+    anna.mount()
+    assert (root / "kept").read_bytes() == b"kept"
+
+
+def test_a_store_that_is_replaced_takes_no_more_writes(anna):
+    data = anna.state / "store/data.mdb"
+    data.rename(data.with_suffix(".old"))
+    data.write_bytes(b"")
+    eventually(lambda: errno_of(os.utime, anna.mountpoint) == errno.EROFS, within_s=5)
+    anna.kill()
+    assert anna.run("mount", str(anna.state), str(anna.mountpoint)).returncode == 4
+    assert data.read_bytes() == b""
+
+
+def test_a_disk_that_becomes_read_only_takes_no_more_writes(tmp_path):
+    with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 200) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        subprocess.run(["mount", "-o", "bind", str(disk), str(disk)], check=True)
+        try:
+            fsync(a.mountpoint / "kept", b"kept")
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+            eventually(lambda: errno_of(os.utime, a.mountpoint) == errno.EROFS, within_s=5)
+            assert (a.mountpoint / "kept").read_bytes() == b"kept"
+        finally:
+            a.kill()
+            subprocess.run(["umount", "-l", str(disk)], check=True)
