@@ -1,4 +1,4 @@
-"""Disks that are full, broken, gone or read-only: no false success, reads go on, nothing is lost."""
+"""Disks that are full, broken, gone or read-only: no false success, and reads go on."""
 
 import errno
 import os
