@@ -24,7 +24,7 @@ CONSTRAINTS = ROOT / "packaging/constraints.txt"
 # What the product needs to be built and to run, and what the tests call beside it.
 PRODUCT_PACKAGES = ("fuse3", "libfuse3-dev", "pkg-config", "gcc", "libc6-dev")
 TEST_PACKAGES = (
-    "acl", "attr", "git", "groff-base", "iproute2", "man-db", "procps", "rsync", "sqlite3",
+    "acl", "attr", "cpio", "git", "groff-base", "iproute2", "man-db", "procps", "rsync", "sqlite3",
     "strace", "systemd",
 )  # fmt: skip
 

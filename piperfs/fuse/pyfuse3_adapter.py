@@ -7,12 +7,14 @@ own fallback is right, only slower. It holds one session in each process.
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pyfuse3
 import trio
 
-from piperfs.fs.api import Attr, Caller, Opened, SetAttr
+from piperfs.core.errors import UserError
+from piperfs.fs.api import Attr, Caller, DirectoryEntry, Opened, SetAttr
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
 from piperfs.fuse.invalidation import Invalidator
@@ -60,6 +62,15 @@ def _entry(attr: Attr) -> pyfuse3.EntryAttributes:
     entry.attr_timeout = CACHE_VALID_S
     entry.entry_timeout = CACHE_VALID_S if attr.entry_valid else 0
     return entry
+
+
+def _listed(entry: DirectoryEntry) -> pyfuse3.EntryAttributes:
+    """Attributes of an entry; of `.` and `..` the kernel wants number and type only."""
+    if entry.attr is not None:
+        return _entry(entry.attr)
+    bare = pyfuse3.EntryAttributes()
+    bare.st_ino, bare.st_mode = entry.ino, entry.mode
+    return bare
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
@@ -224,11 +235,10 @@ class Adapter(pyfuse3.Operations):
     async def readdir(self, fh: int, start: int, token: Any) -> None:
         entries = self._fs.readdir(fh, start, plus=True, count=ENTRIES_AT_ONCE)
         for position, entry in enumerate(entries):
-            if entry.attr is None:
-                continue  # libfuse adds `.` and `..` by itself
-            if not pyfuse3.readdir_reply(token, entry.name, _entry(entry.attr), entry.cookie):
+            if not pyfuse3.readdir_reply(token, entry.name, _listed(entry), entry.cookie):
                 for left in entries[position:]:
-                    self._fs.forget(left.ino, 1)
+                    if left.attr is not None:
+                        self._fs.forget(left.ino, 1)
                 return
 
     @guarded
@@ -287,7 +297,6 @@ class Notifications:
 def _options(where: MountPoint) -> set[str]:
     words = {f"fsname={where.options.source}", "subtype=piperfs", "default_permissions"}
     words |= set(where.options.kernel_words)
-    words |= {f"max_read={1 << 17}"}
     return words | ({"allow_other"} if where.options.allow_other else set())
 
 
@@ -304,14 +313,22 @@ async def serve_pyfuse3(
     invalidator = Invalidator(Notifications(), filesystem.known_ino)
     filesystem.on_invalidate = invalidator.report
     try:
-        task_status.started()
-        await _main(where)
+        await _main(where, task_status)
     finally:
         invalidator.stop()
         pyfuse3.close(unmount=False)
 
 
-async def _main(where: MountPoint) -> None:
+async def _wait_until_usable(directory: Path) -> None:
+    """Libfuse settles the terms with the kernel at the first request, and gives up if it cannot."""
+    try:
+        await trio.to_thread.run_sync(os.statvfs, directory)
+    except OSError as error:
+        reason = f"libfuse could not serve '{directory}': {error.strerror}"
+        raise UserError(f"{reason}; mount with '-o driver=kernel'") from None
+
+
+async def _main(where: MountPoint, task_status: trio.TaskStatus[None]) -> None:
     """Serve until unmounted; when cancelled, unmount and serve to the end."""
     from piperfs.fuse.mount import UNMOUNT_TIMEOUT_S, unmount  # noqa: PLC0415 - mount imports this module
 
@@ -324,6 +341,8 @@ async def _main(where: MountPoint) -> None:
 
         nursery.start_soon(serve)
         try:
+            await _wait_until_usable(where.directory)
+            task_status.started()
             await trio.sleep_forever()
         finally:
             with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
