@@ -6,6 +6,7 @@ the daemon has ended: the two moments that scripts and shutdowns depend on.
 
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from piperfs.cli import output, spawn
 from piperfs.control import client, places
 from piperfs.core.errors import ExitCode, UserError
 
+HELD_ELSEWHERE_S = 2  # how long a daemon may take to see that its mount is gone
 SYMLINKS_MAX = 40  # as in the kernel
 FLAGS = (
     ("listen", "HOST:PORT", "Where other computers reach this one."),
@@ -132,8 +134,15 @@ def umount(mountpoint: Path) -> None:
             client.call(connection, "flush", {}, show)
     _detach(target)
     if process is not None:
-        select.select([process], [], [])
+        _await_end(process)
         os.close(process)
+
+
+def _await_end(process: int) -> None:
+    """Wait for the daemon's end, which a mount in another namespace may keep it from seeing."""
+    if not select.select([process], [], [], HELD_ELSEWHERE_S)[0]:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        select.select([process], [], [])
 
 
 def _watch(running: places.Running) -> int | None:

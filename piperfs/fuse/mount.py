@@ -2,29 +2,24 @@
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import trio
 
-from piperfs.core.errors import UserError
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fuse import mountpoint as points
 from piperfs.fuse.invalidation import Invalidator
 from piperfs.fuse.kernel.connection import Connection
 from piperfs.fuse.kernel.notify import Notifier
+from piperfs.fuse.lifetime import serve_until_unmounted
 from piperfs.fuse.mountpoint import MountOptions
 from piperfs.fuse.service import Service
-from piperfs.obs.log import get_logger
 
 Driver = Literal["kernel", "pyfuse3"]
 DEFAULT_DRIVER: Final[Driver] = "kernel"
 READAHEAD_KIB: Final = 1024
 READY_TIMEOUT_S: Final = 30
-UNMOUNT_TIMEOUT_S: Final = 60
-
-log = get_logger("fuse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +64,15 @@ async def _serve_kernel(
     connection = Connection(descriptor, filesystem, service)
     invalidator = Invalidator(Notifier(descriptor), filesystem.known_ino)
     filesystem.on_invalidate = invalidator.report
+
+    async def started() -> None:
+        with trio.fail_after(READY_TIMEOUT_S):
+            await connection.ready.wait()
+        points.raise_readahead(where.directory, READAHEAD_KIB)
+        task_status.started()
+
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_then_cancel, connection, nursery)
-            with trio.fail_after(READY_TIMEOUT_S):
-                await connection.ready.wait()
-            points.raise_readahead(where.directory, READAHEAD_KIB)
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
-                    await unmount(where.directory)
+        await serve_until_unmounted(connection.run, started, where.directory)
     finally:
         invalidator.stop()
         os.close(descriptor)
-
-
-async def _run_then_cancel(connection: Connection, nursery: trio.Nursery) -> None:
-    """Requests are answered even while the mount is being cancelled: unmounting needs it."""
-    with trio.CancelScope(shield=True):
-        await connection.run()
-    nursery.cancel_scope.cancel()
-
-
-async def unmount(directory: Path) -> None:
-    """Unmount if it is still mounted, lazily if it is in use."""
-    if points.given_descriptor(directory) is not None or points.find_mount(directory) is None:
-        return
-    try:
-        await trio.to_thread.run_sync(partial(points.detach, directory, lazily=False))
-    except UserError as error:
-        log.warning("fuse.busy", reason=str(error))
-        await trio.to_thread.run_sync(points.detach, directory)

@@ -19,6 +19,7 @@ from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
 from piperfs.fuse.invalidation import Invalidator
 from piperfs.fuse.kernel.encoding import CACHE_VALID_S
+from piperfs.fuse.lifetime import serve_until_unmounted
 from piperfs.fuse.mount import MountPoint
 from piperfs.fuse.mountpoint import check_mountpoint
 from piperfs.fuse.service import Service
@@ -312,8 +313,13 @@ async def serve_pyfuse3(
     pyfuse3.init(Adapter(filesystem, service), os.fspath(where.directory), _options(where))
     invalidator = Invalidator(Notifications(), filesystem.known_ino)
     filesystem.on_invalidate = invalidator.report
+
+    async def started() -> None:
+        await _wait_until_usable(where.directory)
+        task_status.started()
+
     try:
-        await _main(where, task_status)
+        await serve_until_unmounted(pyfuse3.main, started, where.directory)
     finally:
         invalidator.stop()
         pyfuse3.close(unmount=False)
@@ -326,24 +332,3 @@ async def _wait_until_usable(directory: Path) -> None:
     except OSError as error:
         reason = f"libfuse could not serve '{directory}': {error.strerror}"
         raise UserError(f"{reason}; mount with '-o driver=kernel'") from None
-
-
-async def _main(where: MountPoint, task_status: trio.TaskStatus[None]) -> None:
-    """Serve until unmounted; when cancelled, unmount and serve to the end."""
-    from piperfs.fuse.mount import UNMOUNT_TIMEOUT_S, unmount  # noqa: PLC0415 - mount imports this module
-
-    async with trio.open_nursery() as nursery:
-
-        async def serve() -> None:
-            with trio.CancelScope(shield=True):
-                await pyfuse3.main()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(serve)
-        try:
-            await _wait_until_usable(where.directory)
-            task_status.started()
-            await trio.sleep_forever()
-        finally:
-            with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
-                await unmount(where.directory)

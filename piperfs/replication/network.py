@@ -19,6 +19,7 @@ from piperfs.replication.tls import Certificate
 CONNECT_TIMEOUT_S: Final = 5
 UNKNOWN_MAX: Final = 64  # connections that have not proved who they are
 UNKNOWN_PER_HOST_MAX: Final = 8
+UNSENT_BYTES_MAX: Final = 128 * 1024  # in the kernel; more would stand before a reader's chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class TlsNetwork:
             await trio.aclose_forcefully(stream)
             return
         known = self._count_unknown(host)
+        _bound_unsent(stream)
         try:
             secured = await self._certificate.secure_server(stream)
             address = join_address(host, port)
@@ -137,6 +139,7 @@ class TlsNetwork:
                 stream = await trio.open_tcp_stream(host, port)
         except (OSError, ValueError, trio.TooSlowError) as error:
             raise PeerError(f"nobody answers at {address}") from error
+        _bound_unsent(stream)
         secured = None
         try:
             secured = await self._certificate.secure_client(stream)
@@ -160,6 +163,13 @@ class TlsNetwork:
                 is_local = text.startswith("127.") or text == "::1"
                 (loopback if is_local else found).append(join_address(text, self._port))
         return [*found, *loopback][:8]
+
+
+def _bound_unsent(stream: trio.SocketStream) -> None:
+    """Keep what is queued in our own hands, where urgent messages overtake the rest."""
+    if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
+        option = trio.socket.TCP_NOTSENT_LOWAT
+        stream.setsockopt(trio.socket.IPPROTO_TCP, option, UNSENT_BYTES_MAX)
 
 
 class _Mapped:

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import trio
@@ -94,7 +95,7 @@ class Session:
         self._known: OrderedDict[OperationId, None] = OrderedDict()
         self._durable = trio.Event()
         self._applied = trio.Event()
-        self._asked: deque[ChunkId] = deque()
+        self._asked: dict[ChunkId, None] = {}  # in the background, in order
         self._has_asked = trio.Event()
         self._started = trio.Event()
         self._owed: deque[OperationId] = deque()  # what comparisons found missing there
@@ -441,9 +442,11 @@ class Session:
         if len(want.chunks) > m.ITEMS_MAX or len(self._asked) > m.ITEMS_MAX:
             raise PeerError("it asks for too many chunks at once")
         if want.urgent:
+            for chunk in want.chunks:
+                self._asked.pop(chunk, None)  # it is not sent twice
             self._send_chunks(want.chunks, urgent=True)
         else:
-            self._asked.extend(want.chunks)
+            self._asked.update(dict.fromkeys(want.chunks))
             self._has_asked.set()
 
     def _send_chunks(self, wanted: Sequence[ChunkId], *, urgent: bool) -> None:
@@ -469,7 +472,9 @@ class Session:
             await self._has_asked.wait()
             self._has_asked = trio.Event()
             while self._asked:
-                part = [self._asked.popleft() for _ in range(min(4, len(self._asked)))]
+                part = list(islice(self._asked, 4))
+                for chunk in part:
+                    del self._asked[chunk]
                 self._send_chunks(part, urgent=False)
                 await self.channel.wait_for_room()
                 await trio.lowlevel.checkpoint()
