@@ -1,0 +1,261 @@
+"""Work in a directory that everybody writes to, with a record of what each write had seen.
+
+Before a version is replaced, changed or deleted its token is read through a descriptor that is
+open across the call, and read again behind it, so the record names exactly what was covered. One
+line of JSON each: `op` before a call, `saw` and `done` or `void` behind it, `ack` after an fsync.
+"""
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+
+from blocks import Parsed, block, parse
+
+READ_BYTES: Final = 1 << 24
+FILES: Final = 12
+DIRECTORIES: Final = 4
+LARGE_BYTES: Final = 600_000
+
+
+class Unreadable(Exception):
+    """What is there cannot be told now, so it is left alone."""
+
+
+class Shared:
+    """The shared directory as one worker uses it."""
+
+    races = frozenset({
+        errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ESTALE,
+        errno.EINVAL, errno.EMLINK, errno.ELOOP, errno.EBUSY,
+    })  # fmt: skip
+
+    def __init__(self, directory: Path, name: str, source: random.Random, log: Path) -> None:
+        self.directory = directory
+        self.name = name
+        self.random = source
+        self.doing = ""
+        self._count = 0
+        self._log = log.open("a", buffering=1)
+        self.operations = (
+            (self._create, 8), (self._overwrite, 8), (self._append, 6), (self._replace, 8),
+            (self._rename, 5), (self._unlink, 4), (self._mkdir, 3), (self._rmdir, 2),
+            (self._chmod, 2), (self._xattr, 2), (self._symlink, 1), (self._link, 2),
+            (self._list, 6), (self._look, 8), (self._large, 1), (self.sync, 5),
+        )  # fmt: skip
+
+    def _write_log(self, kind: str, **what: Any) -> None:
+        self._log.write(json.dumps({"kind": kind, "number": self._count, **what}) + "\n")
+
+    def crashed(self) -> None:
+        self._write_log("crash")
+
+    def step(self) -> None:
+        choices, weights = zip(*self.operations, strict=True)
+        (operation,) = self.random.choices(choices, weights)
+        self.doing = operation.__name__
+        try:
+            operation()
+        except Unreadable:
+            return
+
+    def sync(self) -> None:
+        """An fsync of anything acknowledges everything before."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._write_log("ack")
+
+    # Choosing
+
+    def _above(self) -> Path:
+        number = self.random.randrange(DIRECTORIES * 2)
+        return self.directory / f"d{number}" if number < DIRECTORIES else self.directory
+
+    def _fixed(self) -> Path:
+        """A name that others choose as well."""
+        return self._above() / f"s{self.random.randrange(FILES)}"
+
+    def _present(self) -> Path:
+        """A file that is there, under whatever name."""
+        above = self._above()
+        names = sorted(entry.name for entry in os.scandir(above) if entry.is_file(follow_symlinks=False))
+        if not names:
+            raise Unreadable
+        return above / self.random.choice(names)
+
+    def _read(self, descriptor: int) -> Parsed:
+        try:
+            data = os.pread(descriptor, READ_BYTES, 0)
+            size = os.fstat(descriptor).st_size
+            while len(data) < size and (more := os.pread(descriptor, READ_BYTES, len(data))):
+                data += more
+        except OSError as error:
+            if error.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT):
+                raise Unreadable from error
+            raise
+        return parse(data)
+
+    # Changing contents
+
+    def _begin(self, action: str, saw: Parsed | None, **what: Any) -> str:
+        self._count += 1
+        token = f"{self.name}.s{self._count}"
+        self._write_log("op", action=action, token=token, saw=_names(saw), **what)
+        return token
+
+    def _finish(self, saw: Parsed | None = None) -> None:
+        self._write_log("done", saw=_names(saw))
+
+    def _void(self, error: OSError) -> None:
+        """A call that failed for what others did meanwhile has changed nothing."""
+        if error.errno in self.races:
+            self._write_log("void")
+
+    def _length(self) -> int:
+        return self.random.randrange(2500)
+
+    def _create(self, length: int | None = None) -> None:
+        path = self._fixed()
+        token = self._begin("create", None, path=path.name)
+        try:
+            file = path.open("xb", buffering=0)
+        except OSError as error:
+            self._void(error)
+            raise
+        with file:
+            self._put(file.fileno(), token, self._length() if length is None else length)
+        self._finish()
+
+    def _put(self, descriptor: int, token: str, length: int) -> None:
+        data = memoryview(block(token, length))
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    def _large(self) -> None:
+        self._create(self.random.randrange(LARGE_BYTES))
+
+    def _overwrite(self) -> None:
+        with self._present().open("r+b", buffering=0) as file:
+            saw = self._read(file.fileno())
+            token = self._begin("overwrite", saw, path=file.name)
+            os.ftruncate(file.fileno(), 0)
+            self._put(file.fileno(), token, self._length())
+            self._sync_sometimes(file.fileno())
+        self._finish()
+
+    def _append(self) -> None:
+        path = self._present()
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+        try:
+            saw = self._read(descriptor)
+            if not saw.is_whole or len(saw.tokens) > 8:
+                return
+            token = self._begin("append", saw, path=path.name)
+            self._put(descriptor, token, self._length())
+            self._sync_sometimes(descriptor)
+        finally:
+            os.close(descriptor)
+        self._finish()
+
+    def _sync_sometimes(self, descriptor: int) -> None:
+        if self.random.random() < 0.3:
+            os.fsync(descriptor)
+
+    def _replace(self) -> None:
+        """Save as editors do."""
+        path = self._fixed() if self.random.random() < 0.5 else self._present()
+        temporary = self.directory / f".tmp-{self.name}-{self._count}"
+        saw, old = self._hold(path)
+        token = self._begin("replace", saw, path=path.name)
+        try:
+            with temporary.open("xb", buffering=0) as file:
+                self._put(file.fileno(), token, self._length())
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+            self._finish(self._after(old))
+        finally:
+            self._drop(old)
+
+    def _hold(self, path: Path) -> tuple[Parsed | None, int]:
+        """What a name stands for, and a descriptor that keeps it readable; -1 if nothing."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None, -1
+        try:
+            return self._read(descriptor), descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _after(self, descriptor: int) -> Parsed | None:
+        return self._read(descriptor) if descriptor >= 0 else None
+
+    def _drop(self, descriptor: int) -> None:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _rename(self) -> None:
+        old, new = self._present(), self._fixed()
+        saw, descriptor = self._hold(new)
+        self._begin("rename", saw, path=f"{old.name} {new.name}")
+        try:
+            os.rename(old, new)
+            self._finish(self._after(descriptor))
+        except OSError as error:
+            self._void(error)
+            raise
+        finally:
+            self._drop(descriptor)
+
+    def _unlink(self) -> None:
+        path = self._present()
+        saw, descriptor = self._hold(path)
+        self._begin("unlink", saw, path=path.name)
+        try:
+            os.unlink(path)
+            self._finish(self._after(descriptor))
+        except OSError as error:
+            self._void(error)
+            raise
+        finally:
+            self._drop(descriptor)
+
+    # The rest
+
+    def _mkdir(self) -> None:
+        os.mkdir(self.directory / f"d{self.random.randrange(DIRECTORIES)}")
+
+    def _rmdir(self) -> None:
+        os.rmdir(self.directory / f"d{self.random.randrange(DIRECTORIES)}")
+
+    def _chmod(self) -> None:
+        os.chmod(self._present(), self.random.choice((0o600, 0o644, 0o755)))
+
+    def _xattr(self) -> None:
+        os.setxattr(self._present(), f"user.x{self.random.randrange(3)}", self.random.randbytes(6))
+
+    def _symlink(self) -> None:
+        os.symlink(f"s{self.random.randrange(FILES)}", self._above() / f"l{self.random.randrange(4)}")
+
+    def _link(self) -> None:
+        os.link(self._present(), self._fixed())
+
+    def _list(self) -> None:
+        for _above, directories, files in os.walk(self.directory):
+            directories.sort()
+            files.sort()
+
+    def _look(self) -> None:
+        with self._present().open("rb", buffering=0) as file:
+            self._read(file.fileno())
+
+
+def _names(saw: Parsed | None) -> list[str]:
+    """The version that was seen; the token of a torn one stands for it as well."""
+    return [] if saw is None or saw.last is None else [saw.last]
