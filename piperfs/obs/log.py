@@ -5,11 +5,30 @@ meaning in the operations page. Secrets and file contents are never fields; name
 not either, since a log leaves the machine more easily than a disk.
 """
 
+import contextlib
+import io
 import logging
 import sys
 from typing import Any, TextIO
 
 import structlog
+
+
+class Forgiving(io.TextIOBase):
+    """A stream that loses what it cannot write: a full disk must not stop the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info") -> None:
@@ -30,7 +49,7 @@ def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(Forgiving(stream or sys.stderr)),
         cache_logger_on_first_use=False,
     )
 

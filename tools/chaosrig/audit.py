@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from blocks import parse
 from history import History
-from hosts import Cluster, Failed, Host, eventually
+from hosts import Cluster, FailedError, Host, eventually
 
 CONVERGE_S: Final = 120
 MEMORY_MIB_MAX: Final = 400
@@ -39,7 +39,7 @@ class Audit:
             self.made[check.__name__.strip("_")] += 1
             try:
                 found += check()
-            except (Failed, OSError, subprocess.TimeoutExpired) as error:
+            except (FailedError, OSError, subprocess.TimeoutExpired) as error:
                 found.append(f"{check.__name__.strip('_')}: {error}")
         return found
 
@@ -58,15 +58,17 @@ class Audit:
         return []
 
     def _trees(self) -> list[str]:
+        """Content, modes, times, links and xattrs; times of directories are not replicated."""
         first, *others = self.cluster.hosts
         found = []
         for other in others:
             done = subprocess.run(
-                ["rsync", "-naciHAX", "--delete", f"{first.mountpoint}/", f"{other.mountpoint}/"],
+                ["rsync", "-naciHAXO", "--delete", f"{first.mountpoint}/", f"{other.mountpoint}/"],
                 capture_output=True, text=True, errors="replace", check=False, timeout=300,
             )  # fmt: skip
             if done.returncode or done.stdout:
-                found.append(f"{first.name} and {other.name} differ: {done.stdout[:600]}{done.stderr[:300]}")
+                words = f"{done.stdout[:600]}{done.stderr[:300]}"
+                found.append(f"{first.name} and {other.name} differ: {words}")
         return found
 
     def _versions(self) -> list[str]:

@@ -105,9 +105,7 @@ def _kept(shown: set[str], covering: dict[str, list[Operation]]):  # noqa: ANN20
     return kept
 
 
-def _describe(
-    operation: Operation, covering: list[Operation], known: dict[str, Operation]
-) -> str:
+def _describe(operation: Operation, covering: list[Operation], known: dict[str, Operation]) -> str:
     del known
     by = ", ".join(f"{o.token} ({o.action} {o.path}, {o.fate})" for o in covering) or "nothing"
     return (

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 RIG: Final = Path(__file__).resolve().parent
 ROOT: Final = RIG.parent.parent
@@ -25,7 +25,7 @@ COMMAND_TIMEOUT_S: Final = 120
 MIB: Final = 1 << 20
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A command of the product did not do what it should."""
 
 
@@ -36,7 +36,7 @@ class Network:
         self.namespaces = [f"pfs{os.getpid()}n{number}" for number in range(count)]
         self._switch: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> "Network":
+    def __enter__(self) -> Self:
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "add", name], check=True)
         self._switch = subprocess.Popen(
@@ -45,7 +45,7 @@ class Network:
         )  # fmt: skip
         assert self._switch.stdout is not None
         if self._switch.stdout.readline() != "ready\n":
-            raise Failed("the network switch did not start")
+            raise FailedError("the network switch did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,7 +58,8 @@ class Network:
 
     def change(self, source: int, target: int, **how: float | bool) -> None:
         """Make one direction between two computers bad, or good with no arguments."""
-        assert self._switch is not None and self._switch.stdin is not None
+        assert self._switch is not None
+        assert self._switch.stdin is not None
         self._switch.stdin.write(json.dumps({"from": source, "to": target, **how}) + "\n")
         self._switch.stdin.flush()
 
@@ -110,10 +111,10 @@ class Host:
         )  # fmt: skip
 
     def piperfs(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run a command that must succeed. Raises Failed."""
+        """Run a command that must succeed. Raises FailedError."""
         done = self.run(*arguments, stdin=stdin)
         if done.returncode != 0:
-            raise Failed(f"{self.name}: piperfs {arguments[0]}: {done.stderr.strip()}")
+            raise FailedError(f"{self.name}: piperfs {arguments[0]}: {done.stderr.strip()}")
         return done.stdout
 
     # The daemon
@@ -140,8 +141,14 @@ class Host:
         self.pid = 0
 
     def signal(self, number: int) -> None:
-        if self.pid:
+        """Raises FailedError if the daemon ended by itself."""
+        if not self.pid:
+            return
+        try:
             os.kill(self.pid, number)
+        except ProcessLookupError:
+            self.pid = 0
+            raise FailedError(f"{self.name}: its daemon ended: {self.log_text()[-1500:]}") from None
 
     @property
     def is_alive(self) -> bool:
@@ -157,9 +164,7 @@ class Host:
     def resources(self) -> dict[str, int]:
         """Memory in MiB, descriptors and threads of the daemon."""
         process = Path(f"/proc/{self.pid}")
-        words = dict(
-            line.split(":", 1) for line in (process / "status").read_text().splitlines()
-        )
+        words = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         return {
             "anonymous": int(words["RssAnon"].split()[0]) // 1024,
             "descriptors": len(os.listdir(process / "fd")),
@@ -183,7 +188,7 @@ class Host:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(FailedError):
             self.signal(signal.SIGCONT)
         self.kill()
         for path in (self.mountpoint, self.disk):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hosts import Cluster, Failed, Host
+from hosts import Cluster, FailedError, Host
 
 SECOND_NS: Final = 1_000_000_000
 YEAR_S: Final = 31_557_600
@@ -67,7 +67,7 @@ class Nemesis:
         return kind, self.random.uniform(fault.shortest_s, fault.longest_s)
 
     def heal(self) -> None:
-        """Everything works again. Raises Failed if a daemon does not come back."""
+        """Everything works again. Raises FailedError if a daemon does not come back."""
         self.cluster.network.heal()
         for host in self.cluster.hosts:
             host.empty_disk()
@@ -97,7 +97,7 @@ class Nemesis:
             return
         try:
             host.mount()
-        except Failed:
+        except FailedError:
             if host.number not in self._full:
                 raise
 

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias
 from blocks import block, parse
 
 Tokens: TypeAlias = tuple[str, ...]
-Inode: TypeAlias = tuple[str, object, int, tuple[tuple[str, bytes], ...]]  # kind, content, mode, xattrs
+Xattrs: TypeAlias = tuple[tuple[str, bytes], ...]
+Inode: TypeAlias = tuple[str, object, int, Xattrs]  # kind, content, mode, xattrs
 NAMES_MAX: Final = 40
 LARGE_BYTES: Final = 3_000_000
 WRITE_BYTES: Final = 1 << 20
@@ -95,7 +96,8 @@ class Private:
         return fault
 
     def _adopt(self, seen: dict[str, tuple[Inode, str]]) -> None:
-        numbers = {first: number for number, first in enumerate(sorted({f for _, f in seen.values()}))}
+        firsts = sorted({first for _, first in seen.values()})
+        numbers = {first: number for number, first in enumerate(firsts)}
         names = {path: numbers[first] for path, (_, first) in seen.items()}
         inodes = {numbers[first]: inode for inode, first in seen.values()}
         self._count += 1000
@@ -333,7 +335,6 @@ def _length(data: bytes, token: str) -> int:
 def _differences(known: dict[str, object], seen: dict[str, object]) -> str:
     parts = [f"{p} missing ({known[p]})" for p in sorted(known) if p not in seen]
     parts += [f"{p} unexpected ({seen[p]})" for p in sorted(seen) if p not in known]
-    parts += [
-        f"{p} is {seen[p]}, not {known[p]}" for p in sorted(seen) if p in known and seen[p] != known[p]
-    ]
+    changed = [p for p in sorted(seen) if p in known and seen[p] != known[p]]
+    parts += [f"{p} is {seen[p]}, not {known[p]}" for p in changed]
     return "; ".join(parts[:4])[:900] or "nothing"

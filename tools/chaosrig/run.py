@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from audit import Audit
 from history import History
-from hosts import RIG, Cluster, Failed, Host, Network, eventually
+from hosts import RIG, Cluster, FailedError, Host, Network, eventually
 from nemesis import FAULTS, Nemesis
 
 EPISODE_S: Final = 300
@@ -102,7 +102,7 @@ def run(plan: Plan) -> Outcome:
     outcome = Outcome()
     ends = time.monotonic() + plan.minutes * 60
     episode = 0
-    while not outcome.findings and (left := ends - time.monotonic()) > 0 or not episode:
+    while not outcome.findings and (left := ends - time.monotonic()) > 0:
         _run_episode(plan, plan.seed + episode, min(left, EPISODE_S), outcome)
         episode += 1
     return outcome
@@ -119,7 +119,7 @@ def _run_episode(plan: Plan, seed: int, seconds: float, outcome: Outcome) -> Non
             _prepare(cluster)
             users = [User(host, f"{seed}.{host.name}") for host in cluster.hosts]
             _Episode(plan, seed, cluster, users, outcome).run(seconds)
-        except (Failed, subprocess.TimeoutExpired, OSError) as error:
+        except (FailedError, subprocess.TimeoutExpired, OSError) as error:
             outcome.findings.append(f"seed {seed}: {error}")
         finally:
             for user in users:
@@ -137,7 +137,7 @@ def _prepare(cluster: Cluster) -> None:
         (first.mountpoint / name).mkdir()
     for host in cluster.hosts:
         if not eventually(lambda host=host: set(names) <= set(os.listdir(host.mountpoint)), 60):
-            raise Failed(f"{host.name} did not get the first directories")
+            raise FailedError(f"{host.name} did not get the first directories")
 
 
 def _keep(cluster: Cluster, where: Path) -> None:
@@ -201,9 +201,8 @@ class _Episode:
         for user in self._users:
             report = user.answer(REST_TIMEOUT_S)
             if report is None:
-                found.append(
-                    f"{user.host.name}: the worker hangs or died: {user.last_words()} {user.stack()}"
-                )
+                words = f"{user.last_words()} {user.stack()}"
+                found.append(f"{user.host.name}: the worker hangs or died: {words}")
                 continue
             found += [f"{user.host.name}: {problem}" for problem in report["problems"]]
             for name in ("operations", "crashes", "full", "absent"):

@@ -20,7 +20,7 @@ DIRECTORIES: Final = 4
 LARGE_BYTES: Final = 600_000
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """What is there cannot be told now, so it is left alone."""
 
 
@@ -58,7 +58,7 @@ class Shared:
         self.doing = operation.__name__
         try:
             operation()
-        except Unreadable:
+        except UnreadableError:
             return
 
     def sync(self) -> None:
@@ -83,9 +83,10 @@ class Shared:
     def _present(self) -> Path:
         """A file that is there, under whatever name."""
         above = self._above()
-        names = sorted(entry.name for entry in os.scandir(above) if entry.is_file(follow_symlinks=False))
+        entries = os.scandir(above)
+        names = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
         if not names:
-            raise Unreadable
+            raise UnreadableError
         return above / self.random.choice(names)
 
     def _read(self, descriptor: int) -> Parsed:
@@ -96,7 +97,7 @@ class Shared:
                 data += more
         except OSError as error:
             if error.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT):
-                raise Unreadable from error
+                raise UnreadableError from error
             raise
         return parse(data)
 
@@ -241,7 +242,8 @@ class Shared:
         os.setxattr(self._present(), f"user.x{self.random.randrange(3)}", self.random.randbytes(6))
 
     def _symlink(self) -> None:
-        os.symlink(f"s{self.random.randrange(FILES)}", self._above() / f"l{self.random.randrange(4)}")
+        path = self._above() / f"l{self.random.randrange(4)}"
+        os.symlink(f"s{self.random.randrange(FILES)}", path)
 
     def _link(self) -> None:
         os.link(self._present(), self._fixed())

@@ -27,7 +27,9 @@ GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno
 class Worker:
     """The loop around the two kinds of work."""
 
-    def __init__(self, mountpoint: Path, name: str, seed: str, log: Path, generation: Counter):
+    def __init__(
+        self, mountpoint: Path, name: str, seed: str, log: Path, generation: Counter
+    ) -> None:
         self.mountpoint = mountpoint
         self.random = random.Random(seed)
         self.generation = generation
@@ -77,7 +79,8 @@ class Worker:
             self.counts["absent"] += 1
             self.private.crashed()
         elif work is self.private or error.errno not in work.races:
-            self.problems.append(f"{type(work).__name__}: {error!r} {error.filename} in {work.doing}")
+            where = f"{type(work).__name__}.{work.doing}"
+            self.problems.append(f"{where}: {error!r} {error.filename}")
             self._crashed()
 
     def _crashed(self) -> None:

@@ -1,0 +1,28 @@
+"""The log: a place for events that cannot be written must not stop what the events are about."""
+
+import contextlib
+from pathlib import Path
+
+from piperfs.obs import log as logs
+
+
+def test_an_event_that_cannot_be_written_is_lost_and_nothing_more():
+    full = Path("/dev/full").open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - fails to close
+    logs.configure(full, as_json=True)
+    try:
+        logs.get_logger("test").info("event.lost", number=1)
+        logs.get_logger("test").warning("event.lost", number=2)
+    finally:
+        logs.configure(as_json=False)
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_a_closed_stream_loses_events_quietly(tmp_path):
+    stream = (tmp_path / "log").open("w")
+    logs.configure(stream, as_json=True)
+    logs.get_logger("test").info("event.kept")
+    stream.close()
+    logs.get_logger("test").info("event.lost")
+    logs.configure(as_json=False)
+    assert "event.kept" in (tmp_path / "log").read_text()
