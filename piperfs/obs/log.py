@@ -6,19 +6,17 @@ not either, since a log leaves the machine more easily than a disk.
 """
 
 import contextlib
-import io
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
 
-class Forgiving(io.TextIOBase):
+class Forgiving:
     """A stream that loses what it cannot write: a full disk must not stop the work."""
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__()
         self._stream = stream
 
     def write(self, text: str, /) -> int:
@@ -49,7 +47,7 @@ def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(Forgiving(stream or sys.stderr)),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Forgiving(stream or sys.stderr))),
         cache_logger_on_first_use=False,
     )
 
