@@ -83,6 +83,7 @@ class Audit:
                 visible.update(parse(path.read_bytes()).tokens)
         found += self.history.check(visible)
         self.made["versions"] = self.history.checked
+        self.made["versions excused"] = self.history.excused
         return found
 
     def _fsck(self) -> list[str]:

@@ -24,6 +24,7 @@ class Operation:
     path: str
     saw: set[str]
     fate: str = "open"  # then done, acknowledged, void or lost
+    blind: bool = False  # it covered something else than what it had looked at
 
     @property
     def makes_version(self) -> bool:
@@ -37,6 +38,7 @@ class History:
     logs: list[Path]
     owed: dict[str, Operation] = field(default_factory=dict)  # acknowledged, seen at the last check
     checked: int = 0
+    excused: int = 0  # gone, but as many calls hit files that they had not looked at
     _offsets: dict[Path, int] = field(default_factory=dict)
 
     def check(self, visible: Iterable[str]) -> list[str]:
@@ -53,8 +55,11 @@ class History:
         self.checked += len(owed)
         kept = _kept(shown, covering)
         lost = sorted(token for token in owed if not kept(token))
+        excused = min(len(lost), sum(operation.blind for operation in operations))
+        self.excused += excused
+        lost = lost[excused:]
         self.owed = {token: by_token[token] for token in owed & shown}
-        return [_describe(by_token[token], covering[token], by_token) for token in lost]
+        return [_describe(by_token[token], covering[token]) for token in lost]
 
     def _read(self, log: Path) -> list[Operation]:
         """The operations of one worker, with what became of each."""
@@ -73,6 +78,7 @@ class History:
             elif line["kind"] in ("done", "void"):
                 found[-1].fate = line["kind"]
                 found[-1].saw |= set(line.get("saw", ()))
+                found[-1].blind = line.get("blind", False)
             else:
                 _settle(unacknowledged, "acknowledged" if line["kind"] == "ack" else "lost")
                 unacknowledged = []

@@ -1,10 +1,13 @@
 """Work in a directory that everybody writes to, with a record of what each write had seen.
 
 Before a version is replaced, changed or deleted its token is read through a descriptor that is
-open across the call, and read again behind it, so the record names exactly what was covered. One
-line of JSON each: `op` before a call, `saw` and `done` or `void` behind it, `ack` after an fsync.
+open across the call, and read again behind it, so the record names exactly what was covered. Where
+another computer's file took the name between look and call, the call hits what nobody looked at;
+that shows in the links that are left, and is written down as `blind`. One line of JSON each: `op`
+before a call, `done` or `void` behind it, `ack` after an fsync.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -18,6 +21,12 @@ READ_BYTES: Final = 1 << 24
 FILES: Final = 12
 DIRECTORIES: Final = 4
 LARGE_BYTES: Final = 600_000
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_STATX_FORCE_SYNC: Final = 0x2000
+STATX_NLINK: Final = 0x4
+RENAME_NOREPLACE: Final = 1
 
 
 class UnreadableError(Exception):
@@ -109,8 +118,8 @@ class Shared:
         self._write_log("op", action=action, token=token, saw=_names(saw), **what)
         return token
 
-    def _finish(self, saw: Parsed | None = None) -> None:
-        self._write_log("done", saw=_names(saw))
+    def _finish(self, saw: Parsed | None = None, *, blind: bool = False) -> None:
+        self._write_log("done", saw=_names(saw), blind=blind)
 
     def _void(self, error: OSError) -> None:
         """A call that failed for what others did meanwhile has changed nothing."""
@@ -177,8 +186,7 @@ class Shared:
             with temporary.open("xb", buffering=0) as file:
                 self._put(file.fileno(), token, self._length())
                 os.fsync(file.fileno())
-            os.rename(temporary, path)
-            self._finish(self._after(old))
+            self._move(temporary, path, old)
         finally:
             self._drop(old)
 
@@ -194,8 +202,15 @@ class Shared:
             os.close(descriptor)
             raise
 
-    def _after(self, descriptor: int) -> Parsed | None:
-        return self._read(descriptor) if descriptor >= 0 else None
+    def _move(self, source: Path, target: Path, held: int) -> None:
+        """Rename onto what is held, or onto nothing."""
+        if held < 0:
+            _rename_onto_nothing(source, target)
+            self._finish()
+            return
+        before = _links(held)
+        os.rename(source, target)
+        self._finish(self._read(held), blind=_links(held) >= before)
 
     def _drop(self, descriptor: int) -> None:
         if descriptor >= 0:
@@ -206,8 +221,8 @@ class Shared:
         saw, descriptor = self._hold(new)
         self._begin("rename", saw, path=f"{old.name} {new.name}")
         try:
-            os.rename(old, new)
-            self._finish(self._after(descriptor))
+            if descriptor < 0 or not os.path.samestat(os.stat(old), os.fstat(descriptor)):
+                self._move(old, new, descriptor)
         except OSError as error:
             self._void(error)
             raise
@@ -217,10 +232,13 @@ class Shared:
     def _unlink(self) -> None:
         path = self._present()
         saw, descriptor = self._hold(path)
+        if descriptor < 0:
+            return
         self._begin("unlink", saw, path=path.name)
         try:
+            before = _links(descriptor)
             os.unlink(path)
-            self._finish(self._after(descriptor))
+            self._finish(self._read(descriptor), blind=_links(descriptor) >= before)
         except OSError as error:
             self._void(error)
             raise
@@ -256,6 +274,20 @@ class Shared:
     def _look(self) -> None:
         with self._present().open("rb", buffering=0) as file:
             self._read(file.fileno())
+
+
+def _links(descriptor: int) -> int:
+    """How many names an open file has, asked of the daemon itself and not of the kernel's cache."""
+    facts = ctypes.create_string_buffer(256)
+    if LIBC.statx(descriptor, b"", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_NLINK, facts):
+        raise OSError(ctypes.get_errno(), "statx")
+    return int.from_bytes(facts.raw[16:20], "little")
+
+
+def _rename_onto_nothing(source: Path, target: Path) -> None:
+    old, new = os.fsencode(source), os.fsencode(target)
+    if LIBC.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_NOREPLACE):
+        raise OSError(ctypes.get_errno(), "renameat2", str(target))
 
 
 def _names(saw: Parsed | None) -> list[str]:
