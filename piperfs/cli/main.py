@@ -26,7 +26,9 @@ COMMANDS = (
     show.peers,
     show.members,
     show.conflicts,
+    volume.set_role,
     volume.remove_member,
+    volume.rotate_keys,
     act.fsck,
     show.metrics,
 )

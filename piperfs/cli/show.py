@@ -106,11 +106,12 @@ def members(volume: str, as_json: bool) -> None:
             "removed" if member["removed"] else member["role"],
             member["replica"][:12],
             member["joined"],
+            member["check_words"],
             "this computer" if member["here"] else "",
         )
         for member in facts
     ]
-    output.table(("MEMBER", "ROLE", "ID", "JOINED", ""), rows)
+    output.table(("MEMBER", "ROLE", "ID", "JOINED", "CHECK WORDS", ""), rows)
 
 
 @click.command()

@@ -84,13 +84,40 @@ def join(volume: str, ticket: str, member: str, as_json: bool) -> None:
         return
     output.line(f"Joined volume {made['label']} ({made['volume'][:16]}) as {made['role']}")
     if made.get("check_words"):
-        output.line(f"Check words, the same on the inviting computer: {made['check_words']}")
+        output.line(f"Check words: {made['check_words']}")
+        output.note("`piperfs members` shows the same words on the computer that let this one in.")
     _say_protection(made)
 
 
 def _say_protection(made: dict[str, Any]) -> None:
     if made.get("key_protection", "none") == "none":
         output.note("This computer's key is protected by file permissions alone.")
+
+
+@click.command(name="set-role")
+@click.argument("volume")
+@click.argument("member")
+@click.argument("role", type=click.Choice(ROLES))
+@as_json
+def set_role(volume: str, member: str, role: str, as_json: bool) -> None:
+    """Change what a member may do: admin, writer or reader."""
+    changed = ask(volume, "set-role", {"member": member, "role": role})
+    if as_json:
+        output.as_json(changed)
+    else:
+        output.line(f"{changed['name']} is {changed['role']} now")
+
+
+@click.command(name="rotate-keys")
+@click.argument("volume")
+@as_json
+def rotate_keys(volume: str, as_json: bool) -> None:
+    """Seal what is written from now on with a new key, for present members only."""
+    made = ask(volume, "rotate-keys")
+    if as_json:
+        output.as_json(made)
+    else:
+        output.line(f"New key {made['epoch'][:16]}; members get it when they next connect")
 
 
 @click.command(name="remove-member")

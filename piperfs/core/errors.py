@@ -63,6 +63,10 @@ class PeerError(PiperError):
     """A peer sent something that no correct peer sends; the message names the rule it broke."""
 
 
+class DisconnectedError(PeerError):
+    """A connection ended; nobody broke a rule."""
+
+
 class ExitCode(enum.IntEnum):
     """Exit codes of the command line; stable, since scripts rely on them."""
 

@@ -20,6 +20,7 @@ JOIN_CONTEXT: Final = b"piperfs join v1\0"
 WRAP_INFO: Final = b"piperfs epoch key v1"
 LABEL_CHARS_MAX: Final = 100
 PARENTS_MAX: Final = 64
+EPOCH_BYTES: Final = 16
 
 Role: TypeAlias = Literal["admin", "writer", "reader", "store"]
 RecordId: TypeAlias = bytes  # 32 bytes
@@ -61,10 +62,11 @@ class Join(msgspec.Struct, array_like=True, frozen=True, tag="join"):
 
 
 class SetRole(msgspec.Struct, array_like=True, frozen=True, tag="role"):
-    """A member's role changes."""
+    """A member's role changes; of one who may not write any more operations count up to `cut`."""
 
     member: ReplicaId
     role: Role
+    cut: int = 0
 
 
 class Remove(msgspec.Struct, array_like=True, frozen=True, tag="remove"):
@@ -74,12 +76,21 @@ class Remove(msgspec.Struct, array_like=True, frozen=True, tag="remove"):
     cut: int
 
 
+class Earlier(msgspec.Struct, array_like=True, frozen=True):
+    """The key of an earlier epoch, sealed with a later one."""
+
+    epoch: EpochId
+    sealed: bytes
+
+
 class Rotate(msgspec.Struct, array_like=True, frozen=True, tag="rotate"):
-    """A new epoch; `previous` is the key of the epoch before, sealed with the new one."""
+    """A new epoch, which opens the earlier ones.
+
+    `previous` holds those that no other of them opens: one, unless two admins rotated at once.
+    """
 
     wraps: tuple[Wrap, ...]
-    before: EpochId
-    previous: bytes
+    previous: tuple[Earlier, ...]
 
 
 Statement: TypeAlias = Genesis | Invite | Join | SetRole | Remove | Rotate
@@ -113,7 +124,7 @@ def record_id(raw: bytes) -> RecordId:
 
 def epoch_of(record: RecordId) -> EpochId:
     """The epoch that a Genesis or Rotate record makes."""
-    return EpochId(record[:16])
+    return EpochId(record[:EPOCH_BYTES])
 
 
 def author_record(
@@ -170,6 +181,11 @@ def _check(record: Record) -> None:
         _require(statement.keys.replica == record.author, "the founder signs genesis")
         _require(len(statement.salt) == 32, "the salt has 32 bytes")
         _require(len(statement.label) <= LABEL_CHARS_MAX, "a label has at most 100 characters")
+    if isinstance(statement, Rotate):
+        _require(
+            all(len(each.epoch) == EPOCH_BYTES for each in statement.previous),
+            "an epoch has 16 bytes",
+        )
     if isinstance(statement, Join):
         _require(len(statement.label) <= LABEL_CHARS_MAX, "a label has at most 100 characters")
 

@@ -76,10 +76,9 @@ class Operation(msgspec.Struct, frozen=True):
 
     def head(self, write: Write) -> AnyHead:
         """The write as the record keeps it."""
-        assert write.body is not None
         vector = {**write.based_on, self.replica: self.seq}
-        head = Head(self.replica, self.seq, write.hlc, vector, write.refs, write.body, self.id)
-        return cast(AnyHead, head)
+        fields = (self.replica, self.seq, write.hlc, vector, write.refs, write.body, self.id)
+        return cast(AnyHead, Head(*fields))
 
 
 class HeaderWrite(msgspec.Struct, array_like=True, frozen=True):

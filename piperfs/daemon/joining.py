@@ -5,10 +5,11 @@ from pathlib import Path
 from piperfs.control.server import Progress
 from piperfs.core.errors import ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, generate
+from piperfs.core.membership import MembershipGraph, graph_of
 from piperfs.core.ticket import Ticket, parse_ticket
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.keyfile import Secrets, write_keys
-from piperfs.daemon.node import Node, assemble, default_member_name, volume_records
+from piperfs.daemon.node import Node, assemble, default_member_name
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.protocol.handshake import NONCE_BYTES
 from piperfs.replication import greeting
@@ -27,17 +28,24 @@ async def join(
         identity = generate(clock.entropy)
         label = label or default_member_name()
         membership, address = await _ask_all(ticket, identity, label, clock, progress)
-        graph = volume_records(ticket.volume, list(membership.records))
+        graph = graph_of(ticket.volume, membership.records)
+        state.is_blind = _is_store(graph, identity)
         secrets = Secrets(identity.secrets, clock.entropy(32))
         protection = write_keys(state.keys, secrets, clock.entropy)
         node = assemble(state, graph.label, secrets, protection, graph, clock)
+        node.note_check_words(identity.replica, membership.words)
         _remember(node, (address, *ticket.addresses))
         node.store.commit(clock.now_ns())
-        state.publish(VolumeFile(ticket.volume, graph.label))
+        state.publish(VolumeFile(ticket.volume, graph.label, state.is_blind))
     except BaseException:
         state.discard()
         raise
     return node, membership.words
+
+
+def _is_store(graph: MembershipGraph, identity: Identity) -> bool:
+    member = graph.state().member(identity.replica)
+    return member is not None and member.role == "store"
 
 
 async def _ask_all(

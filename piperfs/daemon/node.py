@@ -5,25 +5,28 @@ opening a `Node`. Its lock on the state directory lasts as long as the node does
 """
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from piperfs.core import membership
+from piperfs.core import epochs
+from piperfs.core.epochs import epoch_keys
 from piperfs.core.errors import ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, generate
-from piperfs.core.ids import ReplicaId, VolumeId
+from piperfs.core.ids import ReplicaId
 from piperfs.core.limits import MIB
 from piperfs.core.manifest import node_children
-from piperfs.core.membership import MembershipGraph, epoch_keys
-from piperfs.core.membership_records import Remove, Statement, record_id
+from piperfs.core.membership import MembershipGraph, graph_of, parents_first
+from piperfs.core.membership_records import RecordId, Remove, Role, SetRole, Statement, record_id
+from piperfs.core.membership_rules import WRITING_ROLES, Member, MembershipState
 from piperfs.core.sealing import Keyring
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.committer import Committer
 from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
+from piperfs.obs.log import get_logger
 from piperfs.store.change import SetAttributes
 from piperfs.store.engine import DATA_FILE, LmdbEngine
 from piperfs.store.schema import NAMES
@@ -34,8 +37,12 @@ if TYPE_CHECKING:
     from piperfs.fs.filesystem import Filesystem
     from piperfs.replication.replicator import Replicator
 
+log = get_logger("members")
+
 FULL_BYTES: Final = 8 * MIB  # with less, a person hears of it
 ADDRESSES: Final = b"addresses"  # where this replica was last reached, for tickets
+
+CHECK_WORDS: Final = b"words:"  # + replica
 
 
 @dataclass(eq=False)
@@ -73,7 +80,7 @@ class Node:
         member = self.graph.state().member(self.store.replica)
         return "none" if member is None else "removed" if member.removed else member.role
 
-    def members(self) -> list[membership.Member]:
+    def members(self) -> list[Member]:
         return sorted(self.graph.state().members.values(), key=lambda member: member.grant)
 
     def name_of(self, replica: ReplicaId) -> str:
@@ -81,7 +88,7 @@ class Node:
         member = self.graph.state().member(replica)
         return member.label if member is not None else replica.hex()[:12]
 
-    def find_member(self, text: str) -> membership.Member:
+    def find_member(self, text: str) -> Member:
         """A member by its name or the start of its id. Raises UserError."""
         known = self.members()
         found = [m for m in known if m.label == text and not m.removed]
@@ -92,13 +99,22 @@ class Node:
             raise UserError(f"several members are called '{text}'; give the start of the id")
         return found[0]
 
-    def add_record(self, raw: bytes) -> bool:
-        """Take in a membership record of a peer; tells whether it was new. Raises PeerError."""
-        if self.graph.add(raw) == "known":
-            return False
-        self.store.put_member_record(record_id(raw), raw)
-        self._members_changed()
-        return True
+    def add_records(self, raws: Iterable[bytes]) -> int:
+        """Take in membership records of a peer; returns how many were new. Raises PeerError."""
+        before = self.graph.state()
+        added: list[RecordId] = []
+        try:
+            for raw in raws:
+                added += self.graph.add(raw)
+        finally:
+            if added:
+                self._keep(added, before)
+        return len(added)
+
+    def _keep(self, added: Iterable[RecordId], before: MembershipState) -> None:
+        for record in added:
+            self.store.put_member_record(record, self.graph.raw(record))
+        self._members_changed(before)
 
     def author(self, statement: Statement) -> bytes:
         """Sign a statement about members. Raises UserError without the right to."""
@@ -110,37 +126,96 @@ class Node:
 
     def sign_record(self, statement: Statement) -> bytes:
         """Sign a record of any kind."""
+        before = self.graph.state()
         raw = self.graph.author(self.identity, self.clock.now_ns(), statement)
-        self.store.put_member_record(record_id(raw), raw)
-        self._members_changed()
+        self._keep([record_id(raw)], before)
         return raw
+
+    def note_check_words(self, replica: ReplicaId, words: str) -> None:
+        """Keep the words that both ends show when a computer joins."""
+        self.store.tables.meta.put(CHECK_WORDS + replica, words.encode())
+
+    def check_words(self, replica: ReplicaId) -> str | None:
+        """The words of a join that this computer took part in."""
+        words = self.store.tables.meta.get(CHECK_WORDS + replica)
+        return None if words is None else words.decode()
 
     async def commit(self) -> None:
         """Return when everything so far is durable. Raises StoreError."""
         await self.committer.commit()
 
-    def remove_member(self, member: membership.Member) -> None:
+    def remove_member(self, member: Member) -> None:
         """Take a member's rights away, and the keys to come. Raises UserError."""
-        admins = [m for m in self.graph.state().present() if m.role == "admin"]
-        if member.replica in {m.replica for m in admins} and len(admins) == 1:
-            raise UserError("the last admin cannot be removed; make another one first")
+        self._keep_an_admin(member)
+        if member.removed:
+            raise UserError(f"{member.label} was removed already", ExitCode.REFUSED)
         cut = self.store.highest_seq_of(member.replica)
         self.author(Remove(member.replica, cut))
         self.rotate()
 
+    def set_role(self, member: Member, role: Role) -> None:
+        """Change what a member may do. Raises UserError."""
+        if role != "admin":
+            self._keep_an_admin(member)
+        if member.removed:
+            raise UserError(f"{member.label} was removed; invite it anew", ExitCode.REFUSED)
+        if (member.role == "store") != (role == "store"):
+            raise UserError(
+                "a computer that stores without reading stays one, and others cannot become one: "
+                "remove it and invite it anew",
+                ExitCode.REFUSED,
+            )
+        self.author(SetRole(member.replica, role, self.store.highest_seq_of(member.replica)))
+
+    def _keep_an_admin(self, member: Member) -> None:
+        admins = [m for m in self.graph.state().present() if m.role == "admin"]
+        if [m.replica for m in admins] == [member.replica]:
+            raise UserError(
+                "the last admin cannot be removed or lose the role; make another one first",
+                ExitCode.REFUSED,
+            )
+
     def rotate(self) -> None:
         """Begin a new epoch, whose key no removed member gets."""
         keys = epoch_keys(self.graph, self.identity)
-        self.author(membership.rotation(self.graph, keys, self.clock.entropy))
+        self.author(epochs.rotation(self.graph, keys, self.clock.entropy))
 
-    def _members_changed(self) -> None:
-        keys = epoch_keys(self.graph, self.identity)
-        current = self.graph.state().current
-        if keys:
-            self.keyring.update(keys, current if current in keys else next(iter(keys)))
+    def renew_keys(self) -> bool:
+        """Rotate if the current key is known to outsiders, or not to all readers; admins only."""
+        state = self.graph.state()
+        if self.role != "admin" or (state.is_clean and state.is_complete):
+            return False
+        self.rotate()
+        return True
+
+    @property
+    def may_write(self) -> bool:
+        """Whether what this replica writes counts anywhere."""
+        return self.role in WRITING_ROLES
+
+    def _members_changed(self, before: MembershipState) -> None:
+        after = self.graph.state()
+        use_keys(self.keyring, self.graph, self.identity)
+        self._withdraw(before, after)
         self.store.on_dirty()
         for listener in self._listeners:
             listener()
+
+    def _withdraw(self, before: MembershipState, after: MembershipState) -> None:
+        """Take out what others wrote without the right to, as it turns out only now."""
+        until: dict[ReplicaId, int] = {}
+        for replica, member in before.members.items():
+            now = after.member(replica)
+            limit = now.counts_until if now is not None else 0
+            if replica == self.store.replica or limit >= member.counts_until:
+                continue
+            if self.store.highest_seq_of(replica) > limit:
+                until[replica] = limit
+        if until:
+            unseal = None if self.store.is_blind else self.keyring.unseal_bodies
+            count = self.store.withdraw(until, unseal, self.clock.now_ns())
+            names = [self.name_of(replica) for replica in until]
+            log.warning("operations.withdrawn", count=count, authors=names)
 
     def on_members(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a membership record is new."""
@@ -160,8 +235,14 @@ class Node:
             found["chunks"] = f"{self.store.chunks.damaged} damaged ones were found"
         if self.space().available < FULL_BYTES:
             found["space"] = "the disk is full: writing fails, deleting works; make room on it"
-        if not self.graph.state().is_clean:
-            found["keys"] = "a removed member knows the current key; rotate-keys makes a new one"
+        state = self.graph.state()
+        if not state.is_clean:
+            found["keys"] = (
+                "somebody outside knows the current key; an admin's daemon makes a new one when it "
+                "runs, or rotate-keys does it at once"
+            )
+        elif not state.is_complete:
+            found["keys"] = "a member lacks the current key until an admin's daemon makes a new one"
         return found
 
     def close(self) -> None:
@@ -174,6 +255,15 @@ def default_member_name() -> str:
     return socket.gethostname() or "unnamed"
 
 
+def use_keys(keyring: Keyring, graph: MembershipGraph, identity: Identity) -> None:
+    """Read with every epoch key that this device can open, and write with the best of them."""
+    keys = epoch_keys(graph, identity)
+    state = graph.state()
+    if keys:
+        keyring.update(keys, next(epoch for epoch in state.epochs if epoch in keys))
+    keyring.pads = state.has_store
+
+
 def create(path: Path, label: str, member: str, clock: Clock) -> Node:
     """Make a new volume, whose first admin this computer is. Raises UserError."""
     state = StateDirectory.create(path)
@@ -181,10 +271,10 @@ def create(path: Path, label: str, member: str, clock: Clock) -> Node:
         identity = generate(clock.entropy)
         name = member or default_member_name()
         now = clock.now_ns()
-        raw, volume = membership.found_volume(identity, clock.entropy, now, label, name)
+        raw, volume = epochs.found_volume(identity, clock.entropy, now, label, name)
         secrets = Secrets(identity.secrets, clock.entropy(32))
         protection = write_keys(state.keys, secrets, clock.entropy)
-        node = assemble(state, label, secrets, protection, volume_records(volume, [raw]), clock)
+        node = assemble(state, label, secrets, protection, graph_of(volume, [raw]), clock)
         node.store.apply_local([SetAttributes(node.store.root, mode=0o755, mtime_ns=now)], now)
         node.store.commit(clock.now_ns())
         state.publish(VolumeFile(volume, label))
@@ -219,12 +309,15 @@ def _empty(store: Path) -> UserError:
     )
 
 
-def volume_records(volume: VolumeId, records: list[bytes]) -> MembershipGraph:
-    """A graph of records that arrive together. Raises PeerError."""
-    graph = MembershipGraph(volume)
-    for raw in records:
-        graph.add(raw)
-    return graph
+def _read_members(graph: MembershipGraph, store: Store) -> None:
+    """Take over the membership records that the store holds. Raises UserError."""
+    try:
+        for raw in parents_first(store.members_records().values()):
+            graph.add(raw)
+    except PeerError as error:
+        raise UserError(f"the store holds a damaged membership record: {error}") from error
+    if graph.volume not in graph:
+        raise UserError("the store lacks the volume's first record; run piperfs fsck")
 
 
 def assemble(
@@ -245,16 +338,9 @@ def assemble(
     engine = LmdbEngine(state.store, NAMES, create=create, claim_room=space.claim)
     if not create and engine.get("meta", b"owner") is None:
         raise _empty(state.store)
-    store = Store(engine, own, secrets.store, clock.entropy, node_children)
+    store = Store(engine, own, secrets.store, clock.entropy, node_children, is_blind=state.is_blind)
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)
-    for raw in store.members_records().values():
-        try:
-            graph.add(raw)
-        except PeerError as error:
-            raise UserError(f"the store holds a damaged membership record: {error}") from error
-    keys = epoch_keys(graph, identity)
-    if keys:
-        current = graph.state().current
-        keyring.update(keys, current if current in keys else next(iter(keys)))
+    _read_members(graph, store)
+    use_keys(keyring, graph, identity)
     return Node(state, label, identity, secrets, protection, graph, keyring, store, clock, space)

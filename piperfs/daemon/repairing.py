@@ -22,7 +22,12 @@ def check(node: Node) -> list[checks.Finding]:
     snapshot = node.store.snapshot_engine()
     try:
         store = Store(
-            snapshot, _identity(node), node.secrets.store, node.clock.entropy, node_children
+            snapshot,
+            _identity(node),
+            node.secrets.store,
+            node.clock.entropy,
+            node_children,
+            is_blind=node.store.is_blind,
         )
         return list(checks.check_store(store))
     finally:
@@ -40,8 +45,16 @@ def repair(node: Node) -> list[Finding]:
     salvage = Salvage()
     copy_facts(node.store, engine, salvage)
     engine.refresh()
-    target = Store(engine, _identity(node), node.secrets.store, node.clock.entropy, node_children)
-    for _ in rebuild(node.store, target, node.keyring.unseal_bodies, node.clock.now_ns(), salvage):
+    target = Store(
+        engine,
+        _identity(node),
+        node.secrets.store,
+        node.clock.entropy,
+        node_children,
+        is_blind=node.store.is_blind,
+    )
+    unseal = None if node.store.is_blind else node.keyring.unseal_bodies
+    for _ in rebuild(node.store, target, unseal, node.clock.now_ns(), salvage):
         pass
     left = list(checks.check_store(target))
     target.close()

@@ -83,6 +83,7 @@ def members(node: Node) -> list[MemberFacts]:
             joined=iso(member.joined_ns),
             here=member.replica == node.store.replica,
             removed=member.removed,
+            check_words=node.check_words(member.replica),
         )
         for member in node.members()
     ]

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from piperfs.control import places, server
-from piperfs.core.errors import PiperError, UserError
+from piperfs.core.errors import ExitCode, PiperError, UserError
 from piperfs.daemon import lifecycle, upkeep
 from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
 from piperfs.daemon.clock import Clock
@@ -145,6 +145,12 @@ async def _mounted(
     """Mount and serve the file system; its end is the daemon's end."""
     assert node.replicator is not None
     options = job.options
+    if node.store.is_blind:
+        raise UserError(
+            f"{node.label} cannot be mounted here: this computer stores it for others and has no "
+            "key to read it; run piperfs serve instead",
+            ExitCode.REFUSED,
+        )
     clock = FileClock(node.clock.now_ns, node.clock.monotonic)
     owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid())
     world = World(clock, node.clock.entropy, node.space, owners)
@@ -173,7 +179,7 @@ async def _mounted(
         ),
     )
     node.flush = service.sync
-    read_only = options.read_only or node.role not in ("admin", "writer")
+    read_only = options.read_only or not node.may_write
     where = mount.MountPoint(
         mountpoint,
         MountOptions(node.label, read_only, options.allow_other, options.kernel),

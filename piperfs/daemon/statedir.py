@@ -27,6 +27,7 @@ class VolumeFile:
 
     volume: VolumeId
     label: str
+    is_blind: bool = False  # a member that stores for others and has no key to read
 
 
 class StateDirectory:
@@ -34,6 +35,7 @@ class StateDirectory:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
+        self.is_blind = False
         self._lock = lock
 
     @property
@@ -71,8 +73,10 @@ class StateDirectory:
         Raises:
             UserError: it is missing, empty, foreign, newer than this program, or in use.
         """
-        read_volume_file(path)
-        return cls._locked(path)
+        is_blind = read_volume_file(path).is_blind
+        directory = cls._locked(path)
+        directory.is_blind = is_blind
+        return directory
 
     @classmethod
     def _locked(cls, path: Path) -> Self:
@@ -96,7 +100,12 @@ class StateDirectory:
 
     def publish(self, volume: VolumeFile) -> None:
         """Write volume.json, last of all, durably: from now on this is a volume."""
-        text = {"format": FORMAT, "volume": volume.volume.hex(), "label": volume.label}
+        text = {
+            "format": FORMAT,
+            "volume": volume.volume.hex(),
+            "label": volume.label,
+            "blind": volume.is_blind,
+        }
         draft = self.path / f"{VOLUME_FILE}.new"
         with draft.open("w", encoding="utf-8") as file:
             json.dump(text, file)
@@ -152,7 +161,7 @@ def _parse(path: Path, raw: bytes) -> VolumeFile:
         volume = bytes.fromhex(fields["volume"])
         if version != FORMAT or len(volume) != 32:
             raise ValueError("unknown format")
-        return VolumeFile(VolumeId(volume), str(fields["label"]))
+        return VolumeFile(VolumeId(volume), str(fields["label"]), fields.get("blind") is True)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path / VOLUME_FILE} is not a volume file of PiperFS; nothing was changed",

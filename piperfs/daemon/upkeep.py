@@ -28,6 +28,7 @@ WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
 MAPPED_BYTES_MAX: Final = 128 * MIB
 MADV_DONTNEED: Final = 4
+RENEW_CHANCE: Final = 64  # of 256, at each tick
 
 log = get_logger("daemon")
 
@@ -42,6 +43,7 @@ async def run(node: Node, cache_bytes: int | None) -> None:
         since += TICK_S
         await trio.to_thread.run_sync(node.space.hold)
         release_mapped_pages(node.state.store)
+        _renew_keys(node)
         if since >= COLLECT_EVERY_S:
             since = 0
             await collect(node)
@@ -67,6 +69,12 @@ def _trouble(data: Path, known: tuple[int, int]) -> str | None:
     if (facts.st_dev, facts.st_ino) != known:
         return f"{data} is another file now: nothing that is written now would be found"
     return f"{data} lies on a disk that was made read-only" if read_only else None
+
+
+def _renew_keys(node: Node) -> None:
+    """Not at every chance, so that of several admins one is first and the others see it."""
+    if node.clock.entropy(1)[0] < RENEW_CHANCE and node.renew_keys():
+        log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
 
 
 async def collect(node: Node) -> None:

@@ -12,7 +12,7 @@ import trio
 from piperfs.control.messages import Request
 from piperfs.control.server import Progress, Verb
 from piperfs.core.errors import ExitCode, UserError
-from piperfs.core.membership_records import Role, SetRole, record_id
+from piperfs.core.membership_records import Role, record_id
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
 from piperfs.daemon import repairing, report
 from piperfs.daemon.node import ADDRESSES, Node
@@ -124,7 +124,7 @@ class Verbs:
 
     async def set_role(self, request: Request, _progress: Progress) -> Any:
         member = self._node.find_member(text(request, "member"))
-        self._node.author(SetRole(member.replica, role(request)))
+        self._node.set_role(member, role(request))
         await self._commit()
         return {"name": member.label, "role": role(request)}
 

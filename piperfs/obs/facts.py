@@ -34,6 +34,7 @@ class MemberFacts(Facts, frozen=True, kw_only=True):
     role: str
     joined: str  # ISO 8601
     here: bool = False  # it is this replica
+    check_words: str | None  # of a join that this computer took part in
     removed: bool = False
 
 

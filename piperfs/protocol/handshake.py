@@ -14,6 +14,7 @@ from blake3 import blake3
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import verify
 from piperfs.core.ids import ReplicaId, VolumeId
+from piperfs.core.membership_rules import Member
 from piperfs.protocol.messages import VERSION, Hello, encode
 
 CONTEXT: Final = b"piperfs auth v1\0"
@@ -52,22 +53,58 @@ class Transcript:
         return blake3(self.message(Side.CLIENT)).digest()
 
 
+class Fault(enum.Enum):
+    """Why a greeting fails; the values are labels of a metric."""
+
+    VERSION = "version"
+    VOLUME = "volume"
+    MALFORMED = "malformed"
+    ITSELF = "itself"
+    STRANGER = "stranger"
+    REMOVED = "removed"
+    PROOF = "proof"  # a man in the middle, a replay, a changed hello, a forwarded proof
+    TICKET = "ticket"
+    SLOW = "slow"
+    DECLINED = "declined"  # the other end refuses us
+
+
+class HandshakeError(PeerError):
+    """A greeting that leads to no session."""
+
+    def __init__(self, fault: Fault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+
+
 def check_hello(hello: Hello, volume: VolumeId, own: ReplicaId) -> None:
-    """Raises PeerError for a hello that cannot lead to a session."""
+    """Raises HandshakeError for a hello that cannot lead to a session."""
     if hello.version != VERSION:
-        raise PeerError(f"it speaks protocol {hello.version}, this is {VERSION}; update one of us")
+        raise HandshakeError(
+            Fault.VERSION,
+            f"it speaks protocol {hello.version}, this is {VERSION}; update one of us",
+        )
     if hello.volume != volume:
-        raise PeerError("it belongs to another volume")
+        raise HandshakeError(Fault.VOLUME, "it belongs to another volume")
     if len(hello.nonce) != NONCE_BYTES or len(hello.replica) != 16:
-        raise PeerError("its hello is malformed")
+        raise HandshakeError(Fault.MALFORMED, "its hello is malformed")
     if hello.replica == own:
-        raise PeerError("it is this replica itself")
+        raise HandshakeError(Fault.ITSELF, "it is this replica itself")
 
 
-def check_proof(
-    transcript: Transcript, side: Side, signing: bytes | None, signature: bytes
-) -> None:
-    """Raises PeerError unless `side` proves to be the member whose key this is."""
-    if signing is None:
-        raise PeerError("it is no member of the volume, or was removed")
-    verify(signing, transcript.message(side), signature)
+def check_proof(transcript: Transcript, side: Side, signing: bytes, signature: bytes) -> None:
+    """Raises HandshakeError unless `side` proves to hold the key, on this very connection."""
+    try:
+        verify(signing, transcript.message(side), signature)
+    except PeerError as error:
+        raise HandshakeError(
+            Fault.PROOF, "its proof does not fit: somebody may stand between us"
+        ) from error
+
+
+def check_member(transcript: Transcript, side: Side, member: Member | None, proof: bytes) -> None:
+    """Raises HandshakeError unless `side` proves to be this member, and still is one."""
+    if member is None:
+        raise HandshakeError(Fault.STRANGER, "it is no member of the volume")
+    check_proof(transcript, side, member.keys.signing, proof)
+    if member.removed:
+        raise HandshakeError(Fault.REMOVED, f"{member.label} was removed from the volume")

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import DisconnectedError, PeerError
 from piperfs.core.limits import MIB
 from piperfs.protocol.framing import FrameReader
 from piperfs.protocol.messages import Message, decode, encode
@@ -79,7 +79,7 @@ class Channel:
             with trio.fail_after(SEND_TIMEOUT_S):
                 await self._stream.send_all(frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            raise PeerError("the connection broke") from error
+            raise DisconnectedError("the connection broke") from error
         self.bytes_out += len(frame)
         self._queued -= len(frame)
         if self._queued <= OUTBOX_BYTES_MAX:
@@ -97,13 +97,13 @@ class Channel:
                 while True:
                     data = await self._stream.receive_some(READ_BYTES)
                     if not data:
-                        raise PeerError("it closed the connection")
+                        raise DisconnectedError("it closed the connection")
                     self.bytes_in += len(data)
                     found = [decode(body) for body in self._reader.feed(data)]
                     if found:
                         return found
                     patience.deadline = trio.current_time() + SILENCE_MAX_S
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("the connection broke") from error
+            raise DisconnectedError("the connection broke") from error
         except trio.TooSlowError as error:
-            raise PeerError("it fell silent") from error
+            raise DisconnectedError("it fell silent") from error

@@ -8,13 +8,24 @@ from typing import Final, TypeVar
 
 import trio
 
-from piperfs.core.errors import ExitCode, PeerError, UserError
+from piperfs.core.epochs import JoinRequest, admit, epoch_keys, request_join
+from piperfs.core.errors import DisconnectedError, ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, PublicKeys
 from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.core.limits import FRAME_BYTES_MAX
-from piperfs.core.membership import JoinRequest, MembershipGraph, admit, epoch_keys, request_join
+from piperfs.core.membership import MembershipGraph, graph_of
 from piperfs.core.ticket import Ticket, check_words
-from piperfs.protocol.handshake import NONCE_BYTES, Side, Transcript, check_hello, check_proof
+from piperfs.obs.log import get_logger
+from piperfs.protocol.handshake import (
+    NONCE_BYTES,
+    Fault,
+    HandshakeError,
+    Side,
+    Transcript,
+    check_hello,
+    check_member,
+    check_proof,
+)
 from piperfs.protocol.messages import (
     VERSION,
     Admitted,
@@ -31,6 +42,8 @@ from piperfs.replication.ports import Local
 TIMEOUT_S: Final = 5
 REASON_CHARS_MAX: Final = 200
 RECORD_BYTES_AT_ONCE: Final = FRAME_BYTES_MAX // 2
+
+log = get_logger("members")
 
 M = TypeVar("M", bound=Message)
 
@@ -59,13 +72,22 @@ class Inbox:
     async def next(self, kind: type[M]) -> M:
         """The next message, which must be of this kind. Raises PeerError."""
         if not self._messages:
-            self._messages = await self._channel.receive()
+            self._messages = await self._receive()
         message = self._messages.pop(0)
         if isinstance(message, Refused):
-            raise PeerError(f"it refuses: {message.reason[:REASON_CHARS_MAX]}")
+            raise HandshakeError(Fault.DECLINED, message.reason[:REASON_CHARS_MAX])
         if not isinstance(message, kind):
-            raise PeerError(f"it sends {type(message).__name__} instead of {kind.__name__}")
+            said = f"it sends {type(message).__name__} instead of {kind.__name__}"
+            raise HandshakeError(Fault.MALFORMED, said)
         return message
+
+    async def _receive(self) -> list[Message]:
+        try:
+            return await self._channel.receive()
+        except DisconnectedError:
+            raise
+        except PeerError as error:
+            raise HandshakeError(Fault.MALFORMED, str(error)) from error
 
 
 def _hello(local: Local, *, joining: bool = False) -> Hello:
@@ -73,17 +95,12 @@ def _hello(local: Local, *, joining: bool = False) -> Hello:
     return Hello(VERSION, local.graph.volume, local.identity.replica, nonce, joining)
 
 
-def _signing_key(local: Local, replica: ReplicaId) -> bytes | None:
-    state = local.graph.state()
-    member = state.member(replica)
-    return member.keys.signing if member is not None and state.may_connect(replica) else None
-
-
 async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
     """Greet the other end; None if it was a new device that has been let in.
 
     Raises:
-        PeerError: it is not who may talk to us.
+        HandshakeError: it is not who may talk to us, or says that we are not.
+        PeerError: the connection ended.
     """
     inbox = Inbox(channel)
     try:
@@ -92,7 +109,7 @@ async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
                 return await _greet_server(channel, inbox, local)
             return await _greet_client(channel, inbox, local)
     except trio.TooSlowError as error:
-        raise PeerError("it does not finish its greeting") from error
+        raise HandshakeError(Fault.SLOW, "it does not finish its greeting") from error
 
 
 async def _greet_server(channel: Channel, inbox: Inbox, local: Local) -> Greeted:
@@ -103,8 +120,8 @@ async def _greet_server(channel: Channel, inbox: Inbox, local: Local) -> Greeted
     check_hello(theirs, local.graph.volume, local.identity.replica)
     transcript = Transcript(local.graph.volume, channel.binding, own, theirs)
     proof = await inbox.next(Auth)
-    key = _signing_key(local, theirs.replica)
-    check_proof(transcript, Side.SERVER, key, proof.signature)
+    member = local.graph.state().member(theirs.replica)
+    check_member(transcript, Side.SERVER, member, proof.signature)
     channel.send(Auth(local.identity.sign(transcript.message(Side.CLIENT))))
     await channel.flush()
     channel.trust()
@@ -120,19 +137,19 @@ async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted
     channel.send(own)
     channel.send(Auth(local.identity.sign(transcript.message(Side.SERVER))))
     await channel.flush()
-    if theirs.joining:
-        await _let_in(channel, inbox, local)
-        return None
     proof = await inbox.next(Auth)
-    key = _signing_key(local, theirs.replica)
-    fault: PeerError | None = None
+    refusal: HandshakeError | None = None
     try:
-        check_proof(transcript, Side.CLIENT, key, proof.signature)
-    except PeerError as error:
-        fault = error
-    if fault is not None:
-        await _refuse(channel, str(fault))
-        raise fault
+        if theirs.joining:
+            await _let_in(channel, inbox, local, transcript, proof.signature)
+            return None
+        member = local.graph.state().member(theirs.replica)
+        check_member(transcript, Side.CLIENT, member, proof.signature)
+    except HandshakeError as error:
+        refusal = error
+    if refusal is not None:
+        await _refuse(channel, str(refusal))
+        raise refusal
     channel.trust()
     channel.send(Welcome())
     return Greeted(theirs.replica, Side.SERVER, inbox.rest)
@@ -143,32 +160,43 @@ async def _refuse(channel: Channel, reason: str) -> None:
     await channel.flush()
 
 
-async def _let_in(channel: Channel, inbox: Inbox, local: Local) -> None:
-    """Admit a device that knows a ticket's secret, and give it the membership records."""
+async def _let_in(
+    channel: Channel, inbox: Inbox, local: Local, transcript: Transcript, proof: bytes
+) -> None:
+    """Admit a device that knows a ticket's secret, and give it the membership records.
+
+    It signs the connection like any member, so that nobody in between can use its ticket to see
+    the records.
+    """
     asked = await inbox.next(Join)
     keys = PublicKeys(asked.signing, asked.sealing)
+    if keys.replica != transcript.client.replica:
+        raise HandshakeError(Fault.PROOF, "it joins with other keys than it greets with")
+    check_proof(transcript, Side.CLIENT, keys.signing, proof)
     request = JoinRequest(asked.invite, keys, asked.label[:100], asked.proof)
-    reason = _admit(local, request)
-    if reason is not None:
-        await _refuse(channel, reason)
-        raise PeerError(f"a new device is refused: {reason}")
+    _admit(local, request)
+    words = check_words(transcript.digest)
+    local.note_check_words(request.replica, words)
+    log.info("member.joined", name=request.label, member=request.replica.hex()[:12], words=words)
     await local.commit()
     await _send_records(channel, list(local.graph.records().values()))
 
 
-def _admit(local: Local, request: JoinRequest) -> str | None:
-    """Let a device in, unless it was before; returns why not.
+def _admit(local: Local, request: JoinRequest) -> None:
+    """Let a device in, unless it was before. Raises HandshakeError with the reason.
 
     One that is a member already lost our answer the first time; it proves the same again.
     """
+    if local.store.is_blind:
+        reason = "this computer stores without keys and lets nobody in; ask another member"
+        raise HandshakeError(Fault.TICKET, reason)
     try:
         own_keys = epoch_keys(local.graph, local.identity)
         statement = admit(local.graph, own_keys, request, local.clock.now_ns())
+        if local.graph.state().member(request.replica) is None:
+            local.sign_record(statement)
     except (UserError, PeerError) as error:
-        return str(error)
-    if local.graph.state().member(request.replica) is None:
-        local.sign_record(statement)
-    return None
+        raise HandshakeError(Fault.TICKET, str(error)) from error
 
 
 async def _send_records(channel: Channel, records: list[bytes]) -> None:
@@ -207,23 +235,21 @@ async def join(
     proof = await inbox.next(Auth)
     request = request_join(ticket.volume, ticket.invite, ticket.secret, identity, label)
     keys = identity.public
+    channel.send(Auth(identity.sign(transcript.message(Side.CLIENT))))
     channel.send(Join(ticket.invite, keys.signing, keys.sealing, label, request.proof))
     await channel.flush()
     channel.trust()
     records = await _receive_records(inbox)
     graph = _graph_of(ticket.volume, records)
-    member = graph.state().member(theirs.replica)
-    signing = member.keys.signing if member is not None and not member.removed else None
-    check_proof(transcript, Side.SERVER, signing, proof.signature)
-    if graph.state().member(identity.replica) is None:
+    state = graph.state()
+    check_member(transcript, Side.SERVER, state.member(theirs.replica), proof.signature)
+    if not state.may_connect(identity.replica):
         raise UserError("the ticket was spent by another computer", ExitCode.REFUSED)
     return Membership(tuple(records), check_words(transcript.digest))
 
 
 def _graph_of(volume: VolumeId, records: list[bytes]) -> MembershipGraph:
-    graph = MembershipGraph(volume)
-    for raw in records:
-        graph.add(raw)
+    graph = graph_of(volume, records)
     if volume not in graph:
         raise PeerError("it does not show the volume's first record")
     return graph
@@ -234,11 +260,9 @@ async def _receive_records(inbox: Inbox) -> list[bytes]:
     while True:
         try:
             part = await inbox.next(Admitted)
-        except PeerError as error:
-            text = str(error)
-            if text.startswith("it refuses: "):
-                reason = text.removeprefix("it refuses: ")
-                raise UserError(reason, ExitCode.REFUSED) from error
+        except HandshakeError as error:
+            if error.fault is Fault.DECLINED:
+                raise UserError(str(error), ExitCode.REFUSED) from error
             raise
         records += part.records
         if not part.more:

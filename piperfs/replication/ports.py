@@ -1,6 +1,6 @@
 """What replication needs of the replica it works for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from piperfs.core.identity import Identity
@@ -49,8 +49,10 @@ class Local(Protocol):
 
     def name_of(self, replica: ReplicaId) -> str: ...
 
-    def add_record(self, raw: bytes) -> bool: ...
+    def add_records(self, raws: Iterable[bytes]) -> int: ...
 
     def sign_record(self, statement: Statement) -> bytes: ...
+
+    def note_check_words(self, replica: ReplicaId, words: str) -> None: ...
 
     async def commit(self) -> None: ...

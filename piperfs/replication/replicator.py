@@ -8,7 +8,7 @@ smaller id stays. Up to eight are active, so that no replica needs to know or me
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import trio
 from msgspec.structs import replace
@@ -18,13 +18,14 @@ from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.obs.facts import PeerFacts
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
-from piperfs.protocol.handshake import Side
+from piperfs.protocol.handshake import Fault, HandshakeError, Side
 from piperfs.replication.channel import Channel
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
 from piperfs.replication.network import Link, Network, TlsNetwork, closing
 from piperfs.replication.ports import Local
+from piperfs.replication.refusals import Refusals
 from piperfs.replication.session import Session
 
 PAUSE_MIN_S: Final = 0.2
@@ -33,6 +34,7 @@ SESSIONS_MAX: Final = 8  # beyond these, nobody is dialled
 SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 ADDRESSES_MAX: Final = 64
 PEERS_EVERY_S: Final = 30
+UNREFUSED: Final = frozenset((Fault.ITSELF, Fault.DECLINED))  # nobody tried what he may not
 
 log = get_logger("replication")
 
@@ -74,7 +76,7 @@ class Replicator:
         self.fetcher = Fetcher(local.store)
         self.fetcher.on_complete = self._content_arrived
         self.listening: list[str] = []
-        self.refused = 0
+        self.refusals = Refusals()
         self._bytes_closed = [0, 0]
 
     # Running
@@ -158,7 +160,7 @@ class Replicator:
 
     async def _accept(self, link: Link) -> None:
         reason = await self._converse(link, Side.SERVER, None)
-        log.info("peer.left", address=link.address, reason=reason)
+        log.debug("peer.left", address=link.address, reason=reason)
 
     async def _converse(self, link: Link, side: Side, dial: _Dial | None) -> str:
         async with closing(link):
@@ -171,6 +173,8 @@ class Replicator:
                 if dial is not None:
                     dial.replica = greeted.replica
                 await self._hold(channel, greeted)
+            except* HandshakeError as group:
+                reason = self._note_refusal(link, group)
             except* PiperError as group:
                 reason = _first(group)
             except* Exception:  # whatever a peer sends must not end the daemon
@@ -178,9 +182,13 @@ class Replicator:
                 reason = "an internal error, which the log shows"
             else:
                 reason = "it ended"
-        if reason.startswith("it is no member"):
-            self.refused += 1
-            log.warning("peer.refused", address=link.address, reason=reason)
+        return reason
+
+    def _note_refusal(self, link: Link, group: BaseExceptionGroup[HandshakeError]) -> str:
+        reason = _first(group)
+        for error in group.exceptions:
+            if isinstance(error, HandshakeError) and error.fault not in UNREFUSED:
+                self.refusals.note(link.address, error)
         return reason
 
     async def _hold(self, channel: Channel, greeted: Greeted) -> None:
@@ -369,7 +377,7 @@ class Replicator:
         sent = self._bytes_closed[1] + sum(channel.bytes_out for channel in channels)
         fetcher = self.fetcher
         yield Sample("peers_connected", "Connected members.", len(channels))
-        yield Sample("peers_refused", "Connections refused.", self.refused, counts_up=True)
+        yield from self.refusals.samples()
         for name, value in (
             ("received", received), ("sent", sent), ("received_chunks", fetcher.received_bytes),
         ):  # fmt: skip
@@ -384,7 +392,7 @@ class Replicator:
                 yield Sample("lag_seconds", "Age of an author's newest operation.", lag, label)
 
 
-def _first(group: BaseExceptionGroup[PiperError]) -> str:
+def _first(group: BaseExceptionGroup[Any]) -> str:
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]

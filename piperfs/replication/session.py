@@ -275,8 +275,7 @@ class Session:
             self.send_members_ids()
 
     def _add_members(self, message: m.Members) -> None:
-        for raw in message.records:
-            self._local.add_record(raw)
+        self._local.add_records(message.records)
         state = self._local.graph.state()
         if not state.may_connect(self.replica):
             raise PeerError("it was removed from the volume")
@@ -310,9 +309,12 @@ class Session:
 
     async def _verify(self, fresh: list[tuple[bytes, Envelope]]) -> Verified:
         check = partial(
-            verify_operations, fresh, self._store.volume, self._local.graph.state(),
-            self._local.keyring,
-        )  # fmt: skip
+            verify_operations,
+            fresh,
+            self._store.volume,
+            self._local.graph.state(),
+            None if self._store.is_blind else self._local.keyring.unseal_bodies,
+        )
         if len(fresh) <= VERIFY_INLINE_MAX:
             return check()
         return await trio.to_thread.run_sync(check)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import verify
 from piperfs.core.ids import VolumeId
-from piperfs.core.membership import MembershipState
-from piperfs.core.operation import Envelope, Operation, decode, signed_bytes
-from piperfs.core.sealing import Keyring
+from piperfs.core.membership_rules import MembershipState
+from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
 
 
 @dataclass(slots=True)
@@ -23,13 +22,13 @@ def verify_operations(
     envelopes: Sequence[tuple[bytes, Envelope]],
     volume: VolumeId,
     members: MembershipState,
-    keyring: Keyring,
+    unseal: Unseal | None,
 ) -> Verified:
-    """Check operations, given as signed and taken apart."""
+    """Check operations, given as signed and taken apart; their bodies too, with keys."""
     verified = Verified()
     for raw, envelope in envelopes:
         try:
-            operation = decode(raw, keyring.unseal_bodies)
+            operation = decode(raw, unseal)
             member = members.member(operation.replica)
             if member is None:
                 raise PeerError("its author is no member")

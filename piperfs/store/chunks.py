@@ -96,6 +96,11 @@ class ChunkStore:
                 level, children = self.node_children(sealed)
                 pending.extend((child, level - 1) for child in children)
 
+    def forget_want(self, chunk: ChunkId) -> None:
+        """No version needs an absent chunk any more."""
+        if self._wants.pop(chunk, None) is not None:
+            self._tables.want.delete(chunk)
+
     def wanted(self, limit: int, skip: int = 0) -> list[ChunkId]:
         """Absent chunks of live versions, longest wanted first."""
         found = []

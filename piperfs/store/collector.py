@@ -13,7 +13,7 @@ from typing import Final
 
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import decode_header
-from piperfs.core.record import Kind
+from piperfs.core.record import ContentHead, Kind
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.schema import Tables
 
@@ -22,6 +22,12 @@ RETENTION_NS: Final = 30 * DAY_NS
 VERSIONS_MIN: Final = 10  # kept of each file however old they are
 STEP_ROWS: Final = 200
 END: Final = b"\xff" * 33
+
+
+def is_needed(head: ContentHead, now_ns: int) -> bool:
+    """Whether a head's chunks are kept; where bodies are unreadable, all are."""
+    is_deletion = getattr(head.body, "alive", True) is False
+    return not is_deletion or head.hlc > now_ns - RETENTION_NS
 
 
 class Collector:
@@ -61,9 +67,9 @@ class Collector:
         """Versions that are heads. A deletion holds its last version for the retention time."""
         for index, (_, heads) in enumerate(self._tables.content.scan(b"", END)):
             for head in heads:
-                if head.body.alive or head.hlc > now_ns - RETENTION_NS:
+                if is_needed(head, now_ns):
                     for chunk in head.refs:
-                        self._mark(chunk, head.body.height)
+                        self._mark(chunk, getattr(head.body, "height", 1))
             if index % STEP_ROWS == 0:
                 yield
 

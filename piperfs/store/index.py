@@ -188,6 +188,10 @@ class Index:
         if not heads and not attributes and inode != self._root:
             if old is not None and not old.entries:
                 self._forget(inode, old)
+            elif old is not None:  # it is known as a parent only
+                counted = {"entries": old.entries, "subdirs": old.subdirs, "links": old.links}
+                self._tables.inode.put(inode, replace(BLANK, changed_ns=old.changed_ns, **counted))
+                self._place_directory(inode)
             return
         birth = resolve.current_link(heads).body.birth if heads else None
         effective = resolve.effective_attributes(birth or NOBODY, attributes)

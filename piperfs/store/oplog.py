@@ -52,6 +52,10 @@ class OperationLog:
 
     def append(self, operation: OperationId, envelope: Envelope, live: int) -> None:
         assert live > 0
+        row = self._tables.operation.get(operation)
+        if row is not None:  # some of its writes were superseded, and are not any more
+            self._tables.operation.put(operation, OperationRow(row.lseq, row.live + live))
+            return
         self.last_lseq += 1
         self._tables.operation.put(operation, OperationRow(self.last_lseq, live))
         self._tables.envelope.put(lseq_key(self.last_lseq), envelope)
@@ -91,6 +95,14 @@ class OperationLog:
             return
         self._tables.operation.delete(operation)
         self._tables.envelope.delete(key)
+        self._add(operation, -1)
+
+    def remove(self, operation: OperationId) -> None:
+        """Take an operation out as if it had never come."""
+        row = self._tables.operation.get(operation)
+        assert row is not None, "only live operations are removed"
+        self._tables.operation.delete(operation)
+        self._tables.envelope.delete(lseq_key(row.lseq))
         self._add(operation, -1)
 
     def _add(self, operation: OperationId, step: int) -> None:

@@ -49,6 +49,13 @@ class Records:
             self._pending.pop((kind, key), None)
             self._tables.records[kind].put(key, heads)
 
+    def replace(self, kind: Kind, key: bytes, heads: tuple[AnyHead, ...]) -> None:
+        """Like `put`; with no heads left the record is unknown again."""
+        if heads:
+            self.put(kind, key, heads)
+        else:
+            self._tables.records[kind].delete(key)
+
     def forget(self, kind: Kind, key: bytes) -> None:
         """Drop a record that was never published."""
         del self._pending[kind, key]

@@ -29,6 +29,8 @@ class Applied:
 class RemoteWriter:
     """Merges operations of other replicas, or our own coming back after a loss."""
 
+    is_blind = False
+
     def __init__(self, replica: ReplicaId, parts: Parts, chunks: ChunkStore) -> None:
         self._replica = replica
         self._parts = parts
@@ -41,11 +43,15 @@ class RemoteWriter:
         if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
             return "unattested"
         self._note_seq(operation.replica, operation.seq)
+        return "merged" if self.reapply(operation, now_ns) else "known"
+
+    def reapply(self, operation: Operation, now_ns: int) -> bool:
+        """Merge an operation, be it known in part; tells whether one of its writes is new."""
         released: list[tuple[OperationId, bool]] = []
         former = {w.key: self._targets(w.key) for w in operation.writes if w.kind is Kind.LINK}
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]
         if not fresh:
-            return "known"
+            return False
         envelope = decode_envelope(operation.envelope)
         self._parts.log.append(operation.id, envelope, len(fresh))
         for superseded, keep in released:
@@ -53,7 +59,7 @@ class RemoteWriter:
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)
             self._refresh(write, former.get(write.key, set()))
-        return "merged"
+        return True
 
     def highest(self, replica: ReplicaId) -> int:
         """The highest number among the operations of an author that came here."""

@@ -54,7 +54,7 @@ def copy_facts(source: Store, target: Engine, salvage: Salvage) -> None:
 
 
 def rebuild(
-    source: Store, target: Store, unseal: Unseal, now_ns: int, salvage: Salvage
+    source: Store, target: Store, unseal: Unseal | None, now_ns: int, salvage: Salvage
 ) -> Iterator[None]:
     """Fill a new store from a damaged one, in steps; a caller may show progress between them."""
     batch: list[Operation] = []
@@ -72,7 +72,7 @@ def rebuild(
     target.commit(now_ns)
 
 
-def _operations(source: Store, unseal: Unseal, salvage: Salvage) -> Iterator[Operation]:
+def _operations(source: Store, unseal: Unseal | None, salvage: Salvage) -> Iterator[Operation]:
     for key in source.keys("envelope"):
         try:
             envelope = source.tables.envelope.get(key)

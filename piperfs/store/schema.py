@@ -85,7 +85,9 @@ def after(prefix: bytes) -> bytes:
 class Tables:
     """All tables of one store. `sign_envelope` signs what is not yet signed and encodes it."""
 
-    def __init__(self, engine: Engine, cells: Cells, sign_envelope: Encode[Envelope]) -> None:
+    def __init__(
+        self, engine: Engine, cells: Cells, sign_envelope: Encode[Envelope], *, is_blind: bool
+    ) -> None:
         def table(name: str, kind: object) -> Table:  # type: ignore[type-arg]
             return Table(name, engine, sealed(kind, cells))
 
@@ -124,4 +126,9 @@ class Tables:
             Kind.ATTRIBUTES: self.attributes,
             Kind.XATTR: self.xattr,
         }
+        if is_blind:  # heads without bodies
+            for kind, each in self.records.items():
+                self.records[kind] = table(each.name, tuple[Head[None], ...])  # type: ignore[type-var]
+            self.link, self.content = self.records[Kind.LINK], self.records[Kind.CONTENT]
+            self.attributes, self.xattr = self.records[Kind.ATTRIBUTES], self.records[Kind.XATTR]
         self.all: tuple[Table, ...] = tuple(getattr(self, name) for name in NAMES)  # type: ignore[type-arg]

@@ -5,7 +5,7 @@ commit makes both durable together. All methods but `write_frozen` belong to the
 thread; nothing here waits.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,9 @@ from piperfs.core.clock import HybridClock
 from piperfs.core.errors import ErrorKind, StoreError
 from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
-from piperfs.core.operation import Envelope, Operation, signed_bytes
+from piperfs.core.operation import Envelope, Operation, Unseal, signed_bytes
 from piperfs.core.record import AnyHead, ContentHead, Kind
+from piperfs.store.blind import BlindWriter
 from piperfs.store.cells import Cells
 from piperfs.store.change import Change, Pin, PutContent
 from piperfs.store.changes import ChangeSet
@@ -31,6 +32,7 @@ from piperfs.store.records import Records
 from piperfs.store.remote import Applied, RemoteWriter
 from piperfs.store.rows import InodeRow, LocalRow, PeerRow, Place
 from piperfs.store.schema import Tables
+from piperfs.store.withdrawal import Withdrawal
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -61,12 +63,15 @@ class Store:
         local_key: bytes,
         entropy: Callable[[int], bytes],
         node_children: NodeChildren,
+        *,
+        is_blind: bool = False,
     ) -> None:
         self.volume, self.replica = identity.volume, identity.replica
         self.root = root_of(identity.volume)
         self._engine = engine
         self._cells = Cells(local_key, entropy)
-        self.tables = Tables(engine, self._cells, _signing(identity))
+        self.is_blind = is_blind
+        self.tables = Tables(engine, self._cells, _signing(identity), is_blind=is_blind)
         self._check_owner(identity)
         self.store_id = self._own_id(entropy)
         self._records = Records(self.tables)
@@ -79,7 +84,8 @@ class Store:
         parts = Parts(self.tables, self._records, index, self.log, clock)
         self._parts = parts
         self._local = LocalWriter(self.replica, parts, identity.sealing)
-        self._remote = RemoteWriter(self.replica, parts, self.chunks)
+        writer = BlindWriter if is_blind else RemoteWriter
+        self._remote = writer(self.replica, parts, self.chunks)
         self._frozen_lseq = 0
         self.full: ErrorKind | None = None  # why the last commit found no room, until one does
         self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
@@ -187,6 +193,13 @@ class Store:
         self._report()
         self.on_dirty()
         return applied
+
+    def withdraw(self, until: Mapping[ReplicaId, int], unseal: Unseal | None, now_ns: int) -> int:
+        """Take out what authors wrote beyond a number; returns how many operations went."""
+        count = Withdrawal(self._parts, self.chunks, self._remote).run(until, unseal, now_ns)
+        self._report()
+        self.on_dirty()
+        return count
 
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
         """Add a fifo, socket or device node, which stays on this replica."""

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import generate
 from piperfs.core.ids import ReplicaId, VolumeId
-from piperfs.protocol.handshake import Side, Transcript, check_hello, check_proof
+from piperfs.protocol.handshake import Side, Transcript, check_hello, check_member, check_proof
 from piperfs.protocol.messages import VERSION, Hello
 
 VOLUME = VolumeId(bytes(range(32)))
@@ -54,7 +54,7 @@ def test_a_proof_cannot_be_sent_back() -> None:
 def test_whoever_is_no_member_proves_nothing() -> None:
     signature = CLIENT.sign(TRANSCRIPT.message(Side.CLIENT))
     with pytest.raises(PeerError, match="no member"):
-        check_proof(TRANSCRIPT, Side.CLIENT, None, signature)
+        check_member(TRANSCRIPT, Side.CLIENT, None, signature)
 
 
 @pytest.mark.parametrize(

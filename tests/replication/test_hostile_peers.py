@@ -56,7 +56,7 @@ async def test_strangers_learn_nothing(tmp_path: Path) -> None:
         await channel.flush()
         heard = await ends(channel)
         assert {type(message) for message in heard} == {m.Hello, m.Auth, m.Refused}
-        await until(lambda: anna.replicator.refused == 1)
+        await until(lambda: anna.replicator.refusals.total == 1)
     anna.close()
 
 

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import trio
 
 from piperfs.core.ids import FILE, ChunkId, InodeId, LinkId, ReplicaId, make_inode_id
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.record import Birth, ContentBody
-from piperfs.core.ticket import Ticket, format_ticket, make_invite
+from piperfs.core.ticket import Ticket, format_ticket, make_invite, parse_ticket
 from piperfs.daemon import joining
 from piperfs.daemon.clock import SYSTEM_CLOCK
 from piperfs.daemon.node import Node, create, open_node
@@ -42,6 +43,12 @@ def make_ticket(node: Node, role: Role = "writer") -> str:
     assert node.replicator is not None
     addresses = tuple(node.replicator.listening)
     return format_ticket(Ticket(node.store.volume, record_id(raw), secret, expires, addresses))
+
+
+def at_address(ticket: str, address: str) -> str:
+    """The same ticket, for a member that is met elsewhere."""
+    known = parse_ticket(ticket, 0)
+    return format_ticket(msgspec.structs.replace(known, addresses=(address,)))
 
 
 async def join(base: Path, name: str, ticket: str) -> Node:

@@ -1,0 +1,39 @@
+"""Membership of small graphs, all of them up to two records and a sample of larger ones.
+
+`tools/membership-graphs` goes through all of three and samples more of four and five.
+"""
+
+import random
+
+from piperfs.core.errors import PeerError
+from piperfs.core.membership_records import decode_record
+from tests.support.graphs import all_graphs, check, deeds, extend, make_world
+
+
+def test_every_graph_of_two_records_in_every_order_gives_one_state():
+    world = make_world()
+    counts = [
+        sum(1 for graph, raws in all_graphs(world, n) if check(world, graph, raws)) for n in (1, 2)
+    ]
+    assert counts[0] == 27
+    assert counts[1] > 1000
+
+
+def random_graph(world, rng, size):
+    graph, raws = world.base.copy(), []
+    while len(raws) < size:
+        fresh = [decode_record(raw)[0] for raw in raws]
+        raw = rng.choice(list(extend(world, graph, fresh, rng.choice(deeds(world)))))
+        try:
+            if graph.add(raw):
+                raws.append(raw)
+        except PeerError:
+            continue
+    return graph, tuple(raws)
+
+
+def test_a_sample_of_larger_graphs():
+    world, rng = make_world(), random.Random(5)
+    for size, tries in ((3, 80), (4, 12), (5, 2)):
+        for _ in range(tries):
+            check(world, *random_graph(world, rng, size))
