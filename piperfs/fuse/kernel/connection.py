@@ -1,13 +1,14 @@
 """The conversation with the kernel over one descriptor, inside trio.
 
 The descriptor is drained before waiting again, so a burst of requests costs one wake-up; what can
-be answered from local state is answered at once, on the spot. What has to wait runs as a task and
-can be interrupted: a program that waits for absent content dies when it is told to.
+be answered from local state is answered at once, on the spot. What has to wait runs as a task. A
+program that waits for absent content dies when it is told to; one that waits for its own work to
+reach the disk gets there soon, and is never interrupted.
 """
 
 import errno
 import os
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -16,6 +17,7 @@ from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
 from piperfs.fuse.kernel import encoding, layout
 from piperfs.fuse.kernel.encoding import Buffer
+from piperfs.fuse.kernel.interrupts import LOOK_S, is_told_to_end
 from piperfs.fuse.kernel.layout import InitFlag, Opcode
 from piperfs.fuse.kernel.operations import EMPTY, Handler, KernelError, Later, Operations
 from piperfs.fuse.kernel.request import Request
@@ -46,6 +48,13 @@ FEATURES: Final = (
 log = get_logger("fuse")
 
 
+class _Fetch(NamedTuple):
+    """A request that waits for absent chunks, perhaps for long."""
+
+    thread: int
+    scope: trio.CancelScope
+
+
 class Connection:
     """Serves one mount until the kernel closes it."""
 
@@ -56,7 +65,7 @@ class Connection:
         self._table: dict[int, Handler] = self._operations.table
         self._service = service
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._waiting: dict[int, trio.CancelScope] = {}
+        self._fetching: dict[int, _Fetch] = {}  # by request
         self._nursery: trio.Nursery | None = None
         self.requests = 0
         self.ready = trio.Event()
@@ -90,8 +99,8 @@ class Connection:
     def _answer(self, request: Request) -> None:
         if request.opcode == Opcode.INTERRUPT:
             (unique,) = request.fields(layout.INTERRUPT_IN)
-            if (scope := self._waiting.get(unique)) is not None:
-                scope.cancel()
+            if unique in self._fetching and self._nursery is not None:
+                self._nursery.start_soon(self._end_when_told, unique)
             return
         if request.opcode == Opcode.INIT:
             self._negotiate(request)
@@ -130,31 +139,40 @@ class Connection:
         self.ready.set()
 
     def _start_fetching(self, request: Request, handler: Handler) -> None:
-        """Answer when the chunks that the request needs are here."""
+        """Answer when the chunks that the request needs are here, or its process is to end."""
+        scope = trio.CancelScope()
+        self._fetching[request.unique] = _Fetch(request.pid, scope)
+
+        async def fetch() -> Buffer | Later | None:
+            try:
+                with scope:
+                    return await self._service.with_chunks(lambda: handler(request))
+            finally:
+                del self._fetching[request.unique]
+            raise KernelError(errno.EINTR)
 
         async def answer() -> Buffer:
-            reply = await self._service.with_chunks(lambda: handler(request))
+            reply = await fetch()
             return await reply() if callable(reply) else reply or EMPTY
 
         self._start(request.unique, request.opcode, answer)
 
+    async def _end_when_told(self, unique: int) -> None:
+        """A signal came for a request: watch whether one comes that ends its process."""
+        while (fetch := self._fetching.get(unique)) is not None:
+            if is_told_to_end(fetch.thread):
+                fetch.scope.cancel()
+            await trio.sleep(LOOK_S)
+
     def _start(self, unique: int, opcode: int, later: Later) -> None:
         assert self._nursery is not None
-        scope = self._waiting[unique] = trio.CancelScope()
-        self._nursery.start_soon(self._finish, unique, opcode, later, scope)
+        self._nursery.start_soon(self._finish, unique, opcode, later)
 
-    async def _finish(
-        self, unique: int, opcode: int, later: Later, scope: trio.CancelScope
-    ) -> None:
+    async def _finish(self, unique: int, opcode: int, later: Later) -> None:
         try:
-            with scope:
-                self._send(unique, await later())
-                return
-            self._refuse(unique, errno.EINTR)
+            self._send(unique, await later())
         except Exception as error:  # noqa: BLE001 - becomes the answer
             self._fail(unique, opcode, error)
-        finally:
-            del self._waiting[unique]
 
     def _fail(self, unique: int, opcode: int, error: Exception) -> None:
         """No error ends the mount: it becomes the answer, and the log tells the unforeseen."""
