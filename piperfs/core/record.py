@@ -47,7 +47,7 @@ class Birth(msgspec.Struct, array_like=True, frozen=True, gc=False):
     owner: str
     group: str
     replica: ReplicaId = ReplicaId(b"")
-    born_ns: int = 0  # the directory's first mtime; 0 is filled in when the write is made
+    born_ns: int = 0  # when; a directory's is filled in when the write is made
 
 
 class PreviousPlace(msgspec.Struct, array_like=True, frozen=True):

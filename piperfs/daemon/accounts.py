@@ -2,6 +2,7 @@
 
 import grp
 import pwd
+from pathlib import Path
 
 from piperfs.fs.owners import Accounts
 
@@ -34,4 +35,14 @@ def _group_id(name: str) -> int | None:
         return None
 
 
-SYSTEM_ACCOUNTS = Accounts(_user_name, _group_name, _user_id, _group_id)
+def _groups_of(pid: int) -> frozenset[int]:
+    """The supplementary groups of a process; none if it is gone or not ours to see."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    found = next((line for line in status.splitlines() if line.startswith("Groups:")), "")
+    return frozenset(int(word) for word in found.split()[1:])
+
+
+SYSTEM_ACCOUNTS = Accounts(_user_name, _group_name, _user_id, _group_id, _groups_of)

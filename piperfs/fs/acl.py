@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import is_directory
-from piperfs.fs.api import SetAttr
+from piperfs.fs.api import Caller, SetAttr
 from piperfs.fs.attributes import Attributes
 from piperfs.fs.files import Clock
 from piperfs.fs.inodes import Node
@@ -117,23 +117,29 @@ class Acls:
         for name, raw in lists.items():
             self._xattrs.set(node, name, raw, 0)
 
-    def set(self, node: Node, name: bytes, raw: bytes, flags: int) -> None:
+    def set(self, node: Node, name: bytes, raw: bytes, caller: Caller) -> None:
         """Set a list, and the mode that goes with an access list."""
         entries = decode(raw)
         if name == DEFAULT:
             if not is_directory(node.inode):
                 raise FsError(ErrorKind.ACCESS)
-            self._put_or_remove(node, name, raw if entries else b"", flags)
+            self._put_or_remove(node, name, raw if entries else b"")
             return
-        self._put_or_remove(node, name, b"" if is_minimal(entries) or not entries else raw, flags)
+        self._put_or_remove(node, name, b"" if is_minimal(entries) or not entries else raw)
         if entries:
-            old = self._attributes.row(node).mode
-            change = SetAttr(mode=(old & ~0o777) | mode_of(entries))
+            row = self._attributes.row(node)
+            keeps = self._attributes.may_keep_group(row, caller)
+            kept = row.mode & (0o7000 if keeps else 0o5000)
+            change = SetAttr(mode=kept | mode_of(entries))
             self._attributes.set(node, change, self._clock.now_ns())
 
-    def _put_or_remove(self, node: Node, name: bytes, raw: bytes, flags: int) -> None:
+    def remove(self, node: Node, name: bytes) -> None:
+        """Remove a list; one that is not there is no error."""
+        self._put_or_remove(node, name, b"")
+
+    def _put_or_remove(self, node: Node, name: bytes, raw: bytes) -> None:
         if raw:
-            self._xattrs.set(node, name, raw, flags)
+            self._xattrs.set(node, name, raw, 0)
         elif self._find(node, name) is not None:
             self._xattrs.remove(node, name)
 

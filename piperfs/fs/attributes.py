@@ -5,14 +5,24 @@ from typing import Final
 from msgspec.structs import replace
 
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.core.ids import DIRECTORY, FILE, HIDDEN, ORPHANS, SYMLINK, InodeId, ReplicaId, is_file
+from piperfs.core.ids import (
+    DIRECTORY,
+    FILE,
+    HIDDEN,
+    ORPHANS,
+    SYMLINK,
+    TYPES,
+    InodeId,
+    ReplicaId,
+    is_directory,
+)
 from piperfs.core.record import ContentHead
-from piperfs.fs.api import Attr, SetAttr
+from piperfs.fs.api import Attr, Caller, SetAttr
 from piperfs.fs.files import Files
 from piperfs.fs.inodes import Anonymous, Inodes, Node
 from piperfs.fs.owners import SET_ID_BITS, Owners
 from piperfs.store.change import SetAttributes
-from piperfs.store.rows import InodeRow
+from piperfs.store.rows import InodeRow, LocalRow
 from piperfs.store.store import Store
 
 BLOCK_BYTES: Final = 128 * 1024  # a good size for reads and writes
@@ -31,6 +41,11 @@ VIRTUAL: Final = InodeRow(0o555, "", "", ReplicaId(b""))
 def type_bits(inode: InodeId) -> int:
     """The file type as the bits of st_mode."""
     return TYPE_BITS[inode[0]]
+
+
+def is_special(inode: InodeId) -> bool:
+    """A fifo, socket or device node, which only this replica has."""
+    return inode[0] not in TYPES
 
 
 class Attributes:
@@ -77,7 +92,8 @@ class Attributes:
         uid, gid, mode = self.ownership(row)
         if node.inode[0] == DIRECTORY:
             mode = row.mode  # set-group-id of a directory gives nobody any right
-        atime = self._store.local(node.inode).atime_ns
+        local = self.local(node)
+        born = row.born_ns or mtime
         return Attr(
             ino=node.ino,
             mode=type_bits(node.inode) | mode,
@@ -88,11 +104,21 @@ class Attributes:
             size=size,
             blocks=(self._local_bytes(node, data) + 511) // 512,
             blksize=BLOCK_BYTES,
-            atime_ns=mtime if atime is None else atime,
+            atime_ns=born if local.atime_ns is None else local.atime_ns,
             mtime_ns=mtime,
-            ctime_ns=ctime,
+            ctime_ns=max(ctime, local.ctime_ns),
             entry_valid=node.version is None,
         )
+
+    def local(self, node: Node) -> LocalRow:
+        """What only this replica knows of a node."""
+        return self._store.local(node.inode) if node.anonymous is None else node.anonymous.local
+
+    def put_local(self, node: Node, row: LocalRow) -> None:
+        if node.anonymous is None:
+            self._store.put_local(node.inode, row)
+        else:
+            node.anonymous.local = row
 
     def ownership(self, row: InodeRow) -> tuple[int, int, int]:
         """uid, gid and permission bits as this computer shows them."""
@@ -123,44 +149,78 @@ class Attributes:
         pairs = zip(lengths, head.refs, strict=True)
         return sum(length for length, chunk in pairs if self._store.chunks.has(chunk))
 
-    def set(self, node: Node, change: SetAttr, now_ns: int) -> None:
-        """Change attributes, size aside."""
+    def set(self, node: Node, change: SetAttr, now_ns: int, caller: Caller | None = None) -> None:
+        """Change attributes, size aside. With nothing given it is a chown to nobody else."""
         row = self.row(node)
-        mode = change.mode
-        if change.kill_suidgid and mode is None:
-            mode = without_set_id(row.mode)
-        mode = None if mode is None else mode & 0o7777
+        is_empty = change == SetAttr()
         owner = None if change.uid is None else self._owners.user_name(change.uid)
         group = None if change.gid is None else self._owners.group_name(change.gid)
+        mode = None if change.mode is None else change.mode & 0o7777
         if owner is not None or group is not None:
             owner = owner or self._owners.user_name(self.ownership(row)[0])
             group = group or self._owners.group_name(self.ownership(row)[1])
             mode = row.mode & ~self._hidden_bits(row) if mode is None else mode
-            mode = without_set_id(mode) if is_file(node.inode) else mode
-        if change.atime_ns is not None:
-            local = self._store.local(node.inode)
-            self._store.put_local(node.inode, replace(local, atime_ns=change.atime_ns))
-        self._set(node, SetAttributes(node.inode, mode, owner, group, change.mtime_ns), now_ns)
+        drops = owner is not None or change.kill_suidgid or is_empty
+        if drops and not is_directory(node.inode):
+            keeps_group = caller is not None and self.may_keep_group(row, caller)
+            mode = without_set_id(row.mode if mode is None else mode, keeps_group=keeps_group)
+        if is_empty and mode not in (None, row.mode):
+            self._require_owner(row, caller)
+        if change.atime_ns is not None or is_empty:
+            self._note_locally(node, change.atime_ns, now_ns)
+        given = SetAttributes(node.inode, mode, owner, group, change.mtime_ns)
+        if mode == row.mode and (is_empty or change.kill_suidgid) and owner is None:
+            given = SetAttributes(node.inode, mtime_ns=change.mtime_ns)
+        if not _is_empty(given):
+            self._set(node, given, now_ns)
+
+    def _require_owner(self, row: InodeRow, caller: Caller | None) -> None:
+        """The kernel leaves out this check for a chown to nobody that clears set-id bits."""
+        if caller is not None and caller.uid not in (0, self.ownership(row)[0]):
+            raise FsError(ErrorKind.NOT_PERMITTED)
+
+    def may_keep_group(self, row: InodeRow, caller: Caller) -> bool:
+        """Whether a set-group-id bit may stay when this caller changes the file."""
+        if caller.uid == 0 or not row.mode & SET_ID_BITS:
+            return True
+        return self._owners.is_member(self.ownership(row)[1], caller)
+
+    def _note_locally(self, node: Node, atime_ns: int | None, now_ns: int) -> None:
+        """Times that concern nobody else: they change no record."""
+        local = self.local(node)
+        atime = local.atime_ns if atime_ns is None else atime_ns
+        self.put_local(node, replace(local, atime_ns=atime, ctime_ns=self._store.tick(now_ns)))
 
     def _hidden_bits(self, row: InodeRow) -> int:
         """Set-id bits that a peer asked for and that are not honoured here."""
         return row.mode & ~self.ownership(row)[2]
 
     def _set(self, node: Node, change: SetAttributes, now_ns: int) -> None:
-        given = (change.mode, change.owner, change.group, change.mtime_ns)
         if node.anonymous is not None:
             node.anonymous.row = _changed(node.anonymous.row, change, self._store.tick(now_ns))
-            return
+        elif is_special(node.inode):
+            row = _changed(self.row(node), change, self._store.tick(now_ns))
+            self._store.change_special(node.inode, row)
+        else:
+            change = self._with_session(node, change, now_ns)
+            if not _is_empty(change):
+                self._store.apply_local([change], now_ns)
+
+    def _with_session(self, node: Node, change: SetAttributes, now_ns: int) -> SetAttributes:
+        """The unsaved version of a file takes a time along; returns what is left to write."""
         session = self._files.session(node)
-        if session is not None and (session.is_dirty or session.flush) and given[3] is not None:
-            session.mtime_ns = given[3]  # the unsaved version takes the time along
-            session.stamp = self._store.tick(now_ns)
-            if session.dirty_since is None:
-                self._files.keep_dirty(session)
-            change = SetAttributes(change.inode, change.mode, change.owner, change.group)
-            given = (*given[:3], None)
-        if given != (None, None, None, None):
-            self._store.apply_local([change], now_ns)
+        unsaved = session is not None and (session.is_dirty or session.flush is not None)
+        if session is None or not unsaved or change.mtime_ns is None:
+            return change
+        session.mtime_ns = change.mtime_ns
+        session.stamp = self._store.tick(now_ns)
+        if session.dirty_since is None:
+            self._files.keep_dirty(session)
+        return SetAttributes(change.inode, change.mode, change.owner, change.group)
+
+
+def _is_empty(change: SetAttributes) -> bool:
+    return change == SetAttributes(change.inode)
 
 
 def _changed(row: InodeRow, change: SetAttributes, now_ns: int) -> InodeRow:
@@ -174,11 +234,11 @@ def _changed(row: InodeRow, change: SetAttributes, now_ns: int) -> InodeRow:
     )
 
 
-def without_set_id(mode: int) -> int:
+def without_set_id(mode: int, *, keeps_group: bool) -> int:
     """The bits that stay when somebody writes: set-group-id marks locking without group x."""
-    return mode & ~(0o6000 if mode & 0o010 else 0o4000)
+    return mode & ~(0o4000 if keeps_group and not mode & 0o010 else SET_ID_BITS)
 
 
-def make_anonymous(row: InodeRow, now_ns: int) -> Anonymous:
+def make_anonymous(row: InodeRow, now_ns: int, local: LocalRow) -> Anonymous:
     """A snapshot of an inode that loses its last name."""
-    return Anonymous(replace(row, links=(), copies=0, ctime_ns=now_ns))
+    return Anonymous(replace(row, links=(), copies=0, ctime_ns=now_ns), local)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from piperfs.core import manifest, resolve
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import ChunkId
@@ -323,6 +325,11 @@ class Files:
         flush.execute()
         session.copy.adopt(flush.finish())
         anonymous.contents = session.copy
+        anonymous.row = replace(
+            anonymous.row, size=session.copy.size, data_bytes=session.copy.data_bytes,
+            mtime_ns=session.mtime_ns or anonymous.row.mtime_ns,
+            ctime_ns=max(session.stamp, anonymous.row.ctime_ns),
+        )  # fmt: skip
 
     def in_use(self) -> list[tuple[ChunkId, int]]:
         """Chunks that open files refer to and versions may not, with their heights."""

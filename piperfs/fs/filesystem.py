@@ -6,7 +6,7 @@ binding, no event loop and no clock of its own.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from piperfs.core import limits
@@ -15,7 +15,7 @@ from piperfs.core.ids import HIDDEN, ORPHANS, ChunkId, InodeId, is_directory, is
 from piperfs.core.sealing import Keyring
 from piperfs.fs.acl import Acls
 from piperfs.fs.api import Attr, Buffer, Caller, DirectoryEntry, Opened, SetAttr, StatFs
-from piperfs.fs.attributes import Attributes, without_set_id
+from piperfs.fs.attributes import Attributes
 from piperfs.fs.contents import chunks_of, read_pieces
 from piperfs.fs.directories import Listings
 from piperfs.fs.files import Clock, Files, Handle
@@ -147,8 +147,11 @@ class Filesystem:
         if mode & TYPE_MASK in (REGULAR, 0):
             node, _ = self._make_file(directory, name, mode, caller)
             return self._looked_up(node)
-        mode = (mode & TYPE_MASK) | self._acls.masked(directory, mode, caller.umask)
-        return self._looked_up(self._names.make_special(directory, name, mode, rdev, caller))
+        bits, acls = self._acls.inherit(directory, mode & 0o7777, caller.umask, is_dir=False)
+        kind = mode & TYPE_MASK
+        node = self._names.make_special(directory, name, kind | bits, rdev, caller)
+        self._acls.store(node, acls)
+        return self._looked_up(node)
 
     def _make_file(self, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Node, int]:
         self._require_space(0)
@@ -188,11 +191,13 @@ class Filesystem:
 
     def setattr(self, ino: int, change: SetAttr, fh: int | None, caller: Caller) -> Attr:
         """Change attributes; a new size takes effect with the file's next flush."""
-        del fh, caller
-        node = self._names.own_file(self._inodes.get(ino))
+        del fh
+        node, is_truncated = self._names.own_file(self._inodes.get(ino)), change.size is not None
         if change.size is not None:
             self._truncate(node, change.size)
-        self._attributes.set(node, change, self._clock.now_ns())
+            change = replace(change, size=None)
+        if change != SetAttr() or not is_truncated:
+            self._attributes.set(node, change, self._clock.now_ns(), caller)
         if change.mode is not None:
             self._acls.follow_mode(node, change.mode)
         return self._attributes.get(node)
@@ -221,15 +226,19 @@ class Filesystem:
     def listxattr(self, ino: int) -> list[bytes]:
         return self._xattrs.names(self._inodes.get(ino))
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         node = self._names.own_file(self._inodes.get(ino))
         if self._acls.concerns(name):
-            self._acls.set(node, name, value, flags)
+            self._acls.set(node, name, value, caller)
         else:
             self._xattrs.set(node, name, value, flags)
 
     def removexattr(self, ino: int, name: bytes) -> None:
-        self._xattrs.remove(self._names.own_file(self._inodes.get(ino)), name)
+        node = self._names.own_file(self._inodes.get(ino))
+        if self._acls.concerns(name):
+            self._acls.remove(node, name)
+        else:
+            self._xattrs.remove(node, name)
 
     def _conflict_of(self, node: Node) -> bytes:
         if node.version is None or node.version.head is None:
@@ -248,10 +257,8 @@ class Filesystem:
         if writes:
             node = self._names.own_file(node)
         handle = self._files.open(node, reads=flags & O_ACCMODE != O_WRONLY, writes=writes)
-        if flags & O_TRUNC and writes:
-            session, copy = self._files.edit(node)
-            copy.truncate(0)
-            self._files.changed(session)
+        if flags & O_TRUNC:  # the kernel has checked that the caller may write
+            self._truncate(node, 0)
         # The kernel keeps its pages: every change from elsewhere is invalidated exactly.
         return Opened(handle.fh, keep_cache=node.version is None)
 
@@ -311,13 +318,10 @@ class Filesystem:
         if available < 0:
             raise FsError(ErrorKind.NO_SPACE)
 
-    def kill_suidgid(self, ino: int) -> None:
+    def kill_suidgid(self, ino: int, caller: Caller) -> None:
         """Clear set-id bits, as a write by somebody without privileges does."""
-        node = self._inodes.get(ino)
-        mode = self._attributes.row(node).mode
-        if without_set_id(mode) != mode:
-            change = SetAttr(mode=without_set_id(mode))
-            self._attributes.set(node, change, self._clock.now_ns())
+        change = SetAttr(kill_suidgid=True)
+        self._attributes.set(self._inodes.get(ino), change, self._clock.now_ns(), caller)
 
     def first_report(self, fh: int, failure: Exception) -> bool:
         """Whether whoever opened a file hears of a failure for the first time."""

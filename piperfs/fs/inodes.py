@@ -18,7 +18,7 @@ from piperfs.core.record import Birth, ContentHead
 from piperfs.fs.api import ROOT_INO
 from piperfs.fs.contents import Contents
 from piperfs.store.directory import Found
-from piperfs.store.rows import InodeRow
+from piperfs.store.rows import InodeRow, LocalRow
 from piperfs.store.store import Store
 
 INO_MASK: Final = (1 << 63) - 1
@@ -32,6 +32,7 @@ class Anonymous:
     """
 
     row: InodeRow
+    local: LocalRow = field(default_factory=LocalRow)
     head: ContentHead | None = None
     contents: Contents | None = None
     target: bytes = b""

@@ -25,7 +25,7 @@ from piperfs.core.ids import (
 from piperfs.core.record import Birth, ContentBody
 from piperfs.fs import conflicts
 from piperfs.fs.api import Caller
-from piperfs.fs.attributes import Attributes, make_anonymous
+from piperfs.fs.attributes import Attributes, is_special, make_anonymous
 from piperfs.fs.contents import Contents
 from piperfs.fs.files import Clock, Files
 from piperfs.fs.inodes import Inodes, Node
@@ -39,7 +39,7 @@ from piperfs.store.change import (
     SetXattr,
 )
 from piperfs.store.directory import Found
-from piperfs.store.rows import InodeRow, Place
+from piperfs.store.rows import InodeRow, LocalRow, Place
 from piperfs.store.store import Store
 
 SETGID: Final = 0o2000
@@ -122,12 +122,13 @@ class Namespace:
 
     # Making
 
-    def _birth(self, parent: Node, mode: int, caller: Caller) -> Birth:
+    def _birth(self, parent: Node, mode: int, caller: Caller, born_ns: int = 0) -> Birth:
         row = self._attributes.row(parent)
         uid, gid, parent_mode = self._attributes.ownership(row)
         del uid
         group = self._owners.group_name(gid if parent_mode & SETGID else caller.gid)
-        return Birth(mode, self._owners.user_name(caller.uid), group, self._store.replica)
+        owner = self._owners.user_name(caller.uid)
+        return Birth(mode, owner, group, self._store.replica, born_ns)
 
     def _new_id(self, letter: int) -> InodeId:
         return make_inode_id(letter, self._entropy(15))
@@ -135,18 +136,17 @@ class Namespace:
     def make_file(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """An empty regular file; `mode` has its umask applied already."""
         directory = self._claim(parent, name)
-        inode = self._new_id(FILE)
-        body = ContentBody(
-            alive=True, size=0, mtime_ns=self._clock.now_ns(),
-            birth=self._birth(parent, mode & 0o7777, caller),
-        )  # fmt: skip
-        return self._bring_to_life(inode, directory, name, body)
+        now = self._store.tick(self._clock.now_ns())
+        birth = self._birth(parent, mode & 0o7777, caller, now)
+        body = ContentBody(alive=True, size=0, mtime_ns=now, birth=birth)
+        return self._bring_to_life(self._new_id(FILE), directory, name, body)
 
     def _bring_to_life(
         self, inode: InodeId, directory: InodeId, name: bytes, body: ContentBody
     ) -> Node:
         link = LinkId(self._entropy(16))
-        self.apply([PutContent(inode, body), PutLink(link, directory, name, inode)])
+        changes = (PutContent(inode, body), PutLink(link, directory, name, inode))
+        self._store.apply_local(changes, self._clock.now_ns(), body.birth.born_ns)
         return self._inodes.open(inode)
 
     def make_symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Node:
@@ -155,10 +155,9 @@ class Namespace:
         if not target:
             raise FsError(ErrorKind.NOT_FOUND)
         directory = self._claim(parent, name)
-        body = ContentBody(
-            alive=True, size=0, mtime_ns=self._clock.now_ns(),
-            birth=self._birth(parent, 0o777, caller), target=target,
-        )  # fmt: skip
+        now = self._store.tick(self._clock.now_ns())
+        birth = self._birth(parent, 0o777, caller, now)
+        body = ContentBody(alive=True, size=0, mtime_ns=now, birth=birth, target=target)
         return self._bring_to_life(self._new_id(SYMLINK), directory, name, body)
 
     def make_directory(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
@@ -183,7 +182,7 @@ class Namespace:
         place = Place(LinkId(self._entropy(16)), directory, name, now, self._store.replica)
         row = InodeRow(
             birth.mode, birth.owner, birth.group, self._store.replica,
-            mtime_ns=now, ctime_ns=now, links=(place,), rdev=rdev,
+            mtime_ns=now, ctime_ns=now, links=(place,), rdev=rdev, born_ns=now,
         )  # fmt: skip
         self._store.put_special(inode, row)
         return self._inodes.open(inode)
@@ -194,10 +193,11 @@ class Namespace:
         birth = self._birth(parent, mode & 0o7777, caller)
         now = self._store.tick(self._clock.now_ns())
         row = InodeRow(
-            birth.mode, birth.owner, birth.group, self._store.replica, mtime_ns=now, ctime_ns=now
-        )
+            birth.mode, birth.owner, birth.group, self._store.replica,
+            mtime_ns=now, ctime_ns=now, born_ns=now,
+        )  # fmt: skip
         node = self._inodes.open(self._new_id(FILE))
-        anonymous = make_anonymous(row, now)
+        anonymous = make_anonymous(row, now, LocalRow())
         anonymous.birth, anonymous.linkable, anonymous.contents = birth, linkable, Contents([])
         self._inodes.detach(node, anonymous)
         return node
@@ -215,7 +215,7 @@ class Namespace:
         if len(row.links) >= limits.LINKS_PER_INODE_MAX:
             raise FsError(ErrorKind.TOO_MANY_LINKS)
         link = LinkId(self._entropy(16))
-        if self.is_special(node.inode):
+        if is_special(node.inode):
             now = self._store.tick(self._clock.now_ns())
             place = Place(link, directory, name, now, self._store.replica)
             self._store.move_special(node.inode, (*row.links, place), self._clock.now_ns())
@@ -229,7 +229,7 @@ class Namespace:
         if anonymous is None or not anonymous.linkable or anonymous.birth is None:
             raise FsError(ErrorKind.NOT_FOUND)
         row, contents = anonymous.row, anonymous.contents
-        birth = Birth(row.mode, row.owner, row.group, self._store.replica)
+        birth = Birth(row.mode, row.owner, row.group, self._store.replica, row.born_ns)
         inode = node.inode
         body = ContentBody(alive=True, size=0, mtime_ns=row.mtime_ns, birth=birth)
         changes: list[Change] = [
@@ -238,6 +238,7 @@ class Namespace:
         ]
         changes += [SetXattr(inode, key, value) for key, value in anonymous.xattrs.items()]
         self.apply(changes)
+        self._store.put_local(inode, anonymous.local)
         self._inodes.attach(node, inode)
         if contents is not None and contents.size:
             extents = contents.extents()
@@ -274,7 +275,7 @@ class Namespace:
         row = self._store.inode(found.inode)
         assert row is not None
         assert found.place is not None
-        if self.is_special(found.inode):
+        if is_special(found.inode):
             self._remove_special(found.inode, row, found.place.link)
             return []
         if len(row.links) > 1:
@@ -293,9 +294,9 @@ class Namespace:
         return conflicts.settle(self._store, found.inode)
 
     def make_anonymous(self, node: Node) -> None:
-        row = self._attributes.row(node)
-        anonymous = make_anonymous(row, self._store.tick(self._clock.now_ns()))
-        anonymous.xattrs = self._store.xattrs(node.inode)
+        row, local = self._attributes.row(node), self._attributes.local(node)
+        anonymous = make_anonymous(row, self._store.tick(self._clock.now_ns()), local)
+        anonymous.xattrs = dict(row.xattrs or self._store.xattrs(node.inode))
         if is_file(node.inode):
             anonymous.head = self._files.version(node)
         elif is_symlink(node.inode):
@@ -303,14 +304,11 @@ class Namespace:
         self._inodes.detach(node, anonymous)
         self._files.make_anonymous(node)
 
-    def is_special(self, inode: InodeId) -> bool:
-        return inode[0] not in (DIRECTORY, FILE, SYMLINK)
-
     def _remove_special(self, inode: InodeId, row: InodeRow, link: LinkId) -> None:
         left = tuple(place for place in row.links if place.link != link)
         node = self._inodes.find(inode)
         if not left and node is not None:
-            self._inodes.detach(node, make_anonymous(row, self._clock.now_ns()))
+            self.make_anonymous(node)
         self._store.move_special(inode, left, self._clock.now_ns())
 
     def rmdir(self, parent: Node, name: bytes) -> None:
@@ -324,11 +322,7 @@ class Namespace:
     def directory_removal(self, inode: InodeId) -> list[Change]:
         if not self._store.is_empty(inode):
             raise FsError(ErrorKind.NOT_EMPTY)
-        node = self._inodes.find(inode)
+        node, members = self._inodes.find(inode), self._store.members(inode)
         if node is not None:
-            row = self._attributes.row(node)
-            members = self._store.members(inode)
-            self._inodes.detach(node, make_anonymous(row, self._clock.now_ns()))
-        else:
-            members = self._store.members(inode)
+            self.make_anonymous(node)
         return [KillLink(LinkId(member)) for member in members]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from piperfs.fs.api import Caller
+
 SET_ID_BITS: Final = 0o6000
 
 
@@ -20,6 +22,7 @@ class Accounts:
     group_name: Callable[[int], str | None]
     user_id: Callable[[str], int | None]
     group_id: Callable[[str], int | None]
+    groups_of: Callable[[int], frozenset[int]] = lambda _pid: frozenset()  # of a process
 
 
 @dataclass(slots=True)
@@ -61,6 +64,10 @@ class Owners:
         if found is None:
             found = self._ids[is_user, name] = self._find_id(name, is_user=is_user)
         return found
+
+    def is_member(self, gid: int, caller: Caller) -> bool:
+        """Whether the caller is in a group. The kernel tells one group only; asked rarely."""
+        return gid == caller.gid or gid in self.accounts.groups_of(caller.pid)
 
     def _find_id(self, name: str, *, is_user: bool) -> int:
         ask = self.accounts.user_id if is_user else self.accounts.group_id

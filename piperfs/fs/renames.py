@@ -14,6 +14,7 @@ from piperfs.core.ids import FILE, SYMLINK, InodeId, LinkId, is_directory
 from piperfs.core.record import PENDING
 from piperfs.fs import conflicts
 from piperfs.fs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
+from piperfs.fs.attributes import is_special
 from piperfs.fs.inodes import Node
 from piperfs.fs.namespace import Namespace, Parts
 from piperfs.store.change import (
@@ -111,7 +112,7 @@ class Renames:
                 MoveLink(LinkId(member), directory, name)
                 for member in self._store.members(found.inode)
             ]
-        if not self._names.is_special(found.inode):
+        if not is_special(found.inode):
             return [MoveLink(found.place.link, directory, name)]
         row = self._store.inode(found.inode)
         assert row is not None
@@ -156,6 +157,7 @@ class Renames:
         """Rename a file over another: new content for that one, deletion of this one."""
         mover = self._names.node_of(moved)
         self._files.flush_now(mover)
+        atime_ns = self._attributes.get(mover).atime_ns
         content = self._files.version(mover)
         before = resolve.current_content(self._store.contents(there.inode))
         body = replace(
@@ -178,19 +180,17 @@ class Renames:
         changes.append(PutContent(there.inode, body, content.refs))
         changes += [*adjust, DeleteContent(moved.inode)]
         self._names.apply(changes)
-        self._take_over(mover, moved.inode, there.inode, was_published=was_published)
+        self._take_over(mover, moved.inode, there.inode, atime_ns, was_published=was_published)
 
     def _take_over(
-        self, mover: Node, gone: InodeId, inode: InodeId, *, was_published: bool
+        self, mover: Node, gone: InodeId, inode: InodeId, atime_ns: int, *, was_published: bool
     ) -> None:
         """The kernel's number of the moved file stands for the replaced file's inode now."""
         if was_published:
             self._inodes.write_down(gone, self._inodes.fresh_number())
         self._inodes.write_down(inode, mover.ino)
-        local = self._store.local(gone)
-        if local.atime_ns is not None:
-            kept = self._store.local(inode)
-            self._store.put_local(inode, replace(kept, atime_ns=local.atime_ns))
+        kept = self._store.local(inode)
+        self._store.put_local(inode, replace(kept, atime_ns=atime_ns, ctime_ns=0))
         self._inodes.attach(mover, inode)
         self._files.repin(mover)
 

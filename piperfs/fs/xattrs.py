@@ -7,9 +7,12 @@ about security is kept as data and not shown. Names under `user.piperfs.` are an
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from piperfs.core import limits
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import is_directory, is_file
+from piperfs.fs.attributes import is_special
 from piperfs.fs.files import Clock
 from piperfs.fs.inodes import Node
 from piperfs.store.change import SetXattr
@@ -18,7 +21,8 @@ from piperfs.store.store import Store
 CREATE: Final = 1
 REPLACE: Final = 2
 VIRTUAL: Final = b"user.piperfs."
-STORED: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+PREFIXES: Final = (b"user.", b"trusted.", b"security.")
+LISTS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 class Xattrs:
@@ -33,6 +37,7 @@ class Xattrs:
 
     def get(self, node: Node, name: bytes) -> bytes:
         """Raises FsError (no attribute)."""
+        _check_name(name)
         if name.startswith(VIRTUAL):
             answer = self._virtual.get(name[len(VIRTUAL) :])
             if answer is None:
@@ -50,11 +55,15 @@ class Xattrs:
     def _all(self, node: Node) -> dict[bytes, bytes]:
         if node.anonymous is not None:
             return node.anonymous.xattrs
+        if is_special(node.inode):
+            row = self._store.inode(node.inode)
+            return {} if row is None else row.xattrs
         original = node.version.copy_of if node.version is not None else None
         return self._store.xattrs(original or node.inode)
 
     def _is_shown(self, node: Node, name: bytes) -> bool:
-        if not name.startswith(b"security.") or node.anonymous is not None:
+        is_own = node.anonymous is not None or is_special(node.inode)
+        if is_own or not name.startswith(b"security."):
             return True
         return self._store.xattr_author(node.inode, name) == self._store.replica
 
@@ -79,21 +88,34 @@ class Xattrs:
         self._put(node, name, None)
 
     def _put(self, node: Node, name: bytes, value: bytes | None) -> None:
-        if node.anonymous is None:
-            self._store.apply_local([SetXattr(node.inode, name, value)], self._clock.now_ns())
-        elif value is None:
-            del node.anonymous.xattrs[name]
+        now = self._clock.now_ns()
+        if node.anonymous is None and not is_special(node.inode):
+            self._store.apply_local([SetXattr(node.inode, name, value)], now)
+            return
+        values = {**self._all(node)}
+        if value is None:
+            del values[name]
         else:
-            node.anonymous.xattrs[name] = value
+            values[name] = value
+        stamp = self._store.tick(now)
+        if (anonymous := node.anonymous) is not None:
+            anonymous.xattrs = values
+            anonymous.row = replace(anonymous.row, ctime_ns=stamp)
+        elif (row := self._store.inode(node.inode)) is not None:
+            self._store.change_special(node.inode, replace(row, xattrs=values, ctime_ns=stamp))
 
     def _check(self, node: Node, name: bytes) -> None:
-        if not name.startswith(STORED):
-            raise FsError(ErrorKind.NOT_SUPPORTED)
+        _check_name(name)
         if name.startswith(VIRTUAL):
             raise FsError(ErrorKind.NOT_PERMITTED)
         if name.startswith(b"user.") and not (is_file(node.inode) or is_directory(node.inode)):
             raise FsError(ErrorKind.NOT_PERMITTED)
-        if node.inode[0] not in b"dfl":
-            raise FsError(ErrorKind.NOT_SUPPORTED)
         if len(name) > limits.XATTR_NAME_BYTES_MAX:
             raise FsError(ErrorKind.RANGE)
+
+
+def _check_name(name: bytes) -> None:
+    if name in PREFIXES:
+        raise FsError(ErrorKind.INVALID)
+    if not name.startswith(PREFIXES) and name not in LISTS:
+        raise FsError(ErrorKind.NOT_SUPPORTED)

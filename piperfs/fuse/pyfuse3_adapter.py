@@ -270,8 +270,8 @@ class Adapter(pyfuse3.Operations):
         return self._fs.getxattr(ino, name)
 
     @guarded
-    async def setxattr(self, ino: int, name: bytes, value: bytes, _ctx: Any) -> None:
-        self._fs.setxattr(ino, name, value, 0)
+    async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
+        self._fs.setxattr(ino, name, value, 0, _caller(ctx))
 
     @guarded
     async def listxattr(self, ino: int, _ctx: Any) -> list[bytes]:

@@ -142,6 +142,7 @@ class Index:
             ctime_ns=max(*stamps, xattrs.changed_ns if xattrs else 0),
             copies=len(resolve.conflict_copies(contents)),
             data_bytes=sum(length for length in winner.body.lengths if length > 0),
+            born_ns=winner.body.birth.born_ns,
         )
 
     def _note(self, inode: InodeId, old: InodeRow | None, row: InodeRow) -> None:
@@ -207,6 +208,7 @@ class Index:
             owner_set_by=ReplicaId(effective.owner_set_by),
             times_ns=times.stamp.hlc if times else 0,
             ctime_ns=max(base.changed_ns, xattrs.changed_ns if xattrs else 0, *stamps, 0),
+            born_ns=birth.born_ns if birth else 0,
         )
         changed = max(base.changed_ns, birth.born_ns if birth else 0)
         explicit = times is not None and times.stamp.hlc >= changed
@@ -320,6 +322,10 @@ class Index:
             if place not in old.links:
                 self._attach(place, inode)
         self._settle()
+
+    def change_special(self, inode: InodeId, row: InodeRow) -> None:
+        """Give a node of this replica other attributes, its links being the same."""
+        self._tables.inode.put(inode, row)
 
     def _settle(self) -> None:
         while self._unsettled:

@@ -211,10 +211,10 @@ class LocalWriter:
         birth = Kind.LINK if is_directory(change.inode) else Kind.CONTENT
         key = (birth, change.inode)
         write = operation.writes.get(key)
-        if write is not None:
+        if write is not None and birth is Kind.CONTENT:  # a link's stamp dates its place
             folded, change = bodies.fold(change, write.body, birth_is_open=write.is_birth)
             if folded is not write.body:
-                self._put(operation, key, write.hlc, folded, write.refs, known=())
+                self._put(operation, key, hlc, folded, write.refs, known=())
         if bodies.is_empty(change):
             return
         heads = self._parts.records.attributes(change.inode)
@@ -237,6 +237,7 @@ class LocalWriter:
         published = [head for head in before if head.operation != PENDING]
         based_on = published if known is None else [h for h in published if _is_in(h, known)]
         earlier = operation.writes.get(key)
+        hlc = max(hlc, earlier.hlc) if earlier else hlc
         vectors = [head.vector for head in based_on]
         base = join([earlier.based_on, *vectors] if earlier else vectors)
         write = PendingWrite(hlc, base, refs, body)
@@ -307,7 +308,8 @@ class LocalWriter:
         for inode in directories:
             row = self._parts.tables.inode.get(inode)
             if row is not None and row.links and row.changed_ns == row.mtime_ns:
-                self.apply([SetAttributes(inode, mtime_ns=row.mtime_ns)], now_ns)
+                times = SetAttributes(inode, mtime_ns=row.mtime_ns)
+                self.apply([times], now_ns, row.changed_ns)  # and not the change time of now
 
     def _publish(self, operation: PendingOperation, now_ns: int) -> None:
         self.last_seq = max(self.last_seq + 1, now_ns // 1_000_000)

@@ -43,6 +43,8 @@ class InodeRow(msgspec.Struct, array_like=True, frozen=True):
     times_ns: int = 0  # stamp of the explicitly set mtime, 0 if none (directories)
     rdev: int = 0  # device nodes
     data_bytes: int = 0  # how much of the size is data, the rest being holes
+    born_ns: int = 0
+    xattrs: dict[bytes, bytes] = {}  # of nodes that only this replica has; others have records
 
 
 class LocalRow(msgspec.Struct, array_like=True, frozen=True):
@@ -50,6 +52,7 @@ class LocalRow(msgspec.Struct, array_like=True, frozen=True):
 
     ino: int = 0  # kernel number that overrides the derived one; 0 = none
     atime_ns: int | None = None
+    ctime_ns: int = 0  # of changes that only this replica knows, such as of the access time
 
 
 class XattrValue(msgspec.Struct, array_like=True, frozen=True):

@@ -210,6 +210,11 @@ class Store:
         self._parts.index.move_special(inode, links, self._parts.clock.tick(now_ns))
         self._forget_changes()
 
+    def change_special(self, inode: InodeId, row: InodeRow) -> None:
+        """Other attributes for such a node."""
+        self._parts.index.change_special(inode, row)
+        self.on_dirty()
+
     def _forget_changes(self) -> None:
         """Whoever makes a local change knows of it."""
         self._parts.index.changes = ChangeSet()

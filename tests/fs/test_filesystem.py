@@ -141,11 +141,11 @@ def test_stat_before_and_after_close_agree(computer):
 def test_xattrs_are_kept_and_limited(computer):
     computer.write("f", b"")
     ino = computer.stat("f").ino
-    computer.fs.setxattr(ino, b"user.a", b"1", 0)
+    computer.fs.setxattr(ino, b"user.a", b"1", 0, ROOT_USER)
     assert computer.fs.getxattr(ino, b"user.a") == b"1"
     assert computer.fs.listxattr(ino) == [b"user.a"]
     with refused(ErrorKind.EXISTS):
-        computer.fs.setxattr(ino, b"user.a", b"1", 1)
+        computer.fs.setxattr(ino, b"user.a", b"1", 1, ROOT_USER)
     computer.fs.removexattr(ino, b"user.a")
     with refused(ErrorKind.NO_ATTRIBUTE):
         computer.fs.getxattr(ino, b"user.a")

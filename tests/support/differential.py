@@ -1,64 +1,124 @@
-"""The same random system calls on two directories: everything they return must be the same.
+"""The same random system calls on two directories: everything that can be seen must be the same.
 
-One is on a file system that is known to be right. Results, error numbers, attributes, listings
-and contents are compared after each step, so the first difference names the call that made it.
+One lies on a file system that is known to be right. After each call its result, and every
+attribute of every object, are compared, so the first difference names the call that made it.
+Times cannot be equal; whether a call changed them must be. A failing sequence is shrunk to the
+few calls that matter.
 """
 
-import ctypes
 import errno
 import os
 import random
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-NAMES = ("a", "b", "c", "d1", "d2", "d1/e", "d1/f", "d2/g", "d2/h", "d1/s", "n" * 255, "n" * 256)
-MODES = (0o644, 0o600, 0o755, 0o4755, 0o2755, 0o1777, 0)
-NOREPLACE, EXCHANGE = 1, 2
+from tests.support.steps import Call, attempt, random_step
+from tests.support.syscalls import ROOT, User, acting_as
+
+KERNEL_FEATURES = frozenset({"tmpfile", "seek", "fallocate", "dont_mask"})
+FEATURES = {"kernel": KERNEL_FEATURES, "pyfuse3": frozenset[str]()}
+LONG_AGO_NS = 10**18  # times before September 2001 were set on purpose, and are compared exactly
+WHOLE_BYTES_MAX = 1 << 20
+CONTENT_EVERY = 8
 
 
+@dataclass(frozen=True)
+class Step:
+    """One call, drawn and ready to be made."""
+
+    text: str
+    user: User
+    umask: int
+    call: Call
+
+
+class Difference(AssertionError):
+    """The two sides differ after a step."""
+
+    def __init__(self, number: int, step: Step, what: str) -> None:
+        super().__init__(f"after '{step.text}': {what}")
+        self.number, self.step, self.what = number, step, what
+
+
+Times = dict[str, tuple[int, int, int, int]]  # inode number, atime, mtime, ctime
+
+
+@dataclass
 class Side:
     """One of the two directories."""
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.files: dict[int, int] = {}
+    base: str
+    files: dict[int, int] = field(default_factory=dict)
+    times: Times = field(default_factory=dict)
 
     def path(self, name: str) -> str:
-        return f"{self.base}/{name}"
+        return f"{self.base}/{name}" if name else ""
 
-    def call(self, do: Callable[["Side"], object]) -> object:
+    def call(self, step: Step) -> object:
+        before = os.umask(step.umask)
         try:
-            return do(self)
+            with acting_as(step.user):
+                return step.call(self)
         except OSError as error:
-            return errno.errorcode.get(error.errno, error.errno)
+            return errno.errorcode.get(error.errno or 0, error.errno)
+        finally:
+            os.umask(before)
 
-    def describe(self) -> dict[str, object]:
-        """Everything below, without what must differ (numbers, times, blocks)."""
-        seen: dict[str, object] = {}
-        inodes: dict[int, str] = {}
-        for root, directories, files in os.walk(self.base):
-            for name in sorted([*directories, *files]):
-                path = os.path.join(root, name)
-                short = os.path.relpath(path, self.base)
-                facts = os.lstat(path)
-                twin = inodes.setdefault(facts.st_ino, short)
-                size = 0 if stat.S_ISDIR(facts.st_mode) else facts.st_size
-                seen[short] = (
-                    oct(facts.st_mode), facts.st_nlink, facts.st_uid, facts.st_gid, size, twin,
-                    self._content(path, facts), facts.st_rdev,
-                )  # fmt: skip
+    def describe(self, *, contents: bool) -> dict[str, object]:
+        """Every object below and every open file, without what must differ."""
+        facts = {".": os.lstat(self.base)}
+        self._collect(self.base, "", facts)
+        facts |= {f"fd {slot}": os.fstat(fd) for slot, fd in self.files.items()}
+        seen, twins = {}, dict[int, str]()
+        times: Times = {}
+        for name, found in facts.items():
+            twin = twins.setdefault(found.st_ino, name)
+            times[name] = found.st_ino, found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns
+            seen[name] = (*_facts(found), twin, *self._moved(name, times[name]),
+                          self._extras(name, found, contents=contents))  # fmt: skip
+        self.times = times
         return seen
 
-    def _content(self, path: str, facts: os.stat_result) -> object:
-        if stat.S_ISLNK(facts.st_mode):
+    def _collect(self, path: str, short: str, facts: dict[str, os.stat_result]) -> None:
+        for name in sorted(os.listdir(path)):
+            found = os.lstat(f"{path}/{name}")
+            facts[f"{short}{name}"] = found
+            if stat.S_ISDIR(found.st_mode):
+                self._collect(f"{path}/{name}", f"{short}{name}/", facts)
+
+    def _moved(self, name: str, now: tuple[int, int, int, int]) -> tuple[object, ...]:
+        """Which times the step moved. A time set by hand to long ago is shown as it is."""
+        before = self.times.get(name)
+        if before is None or before[0] != now[0]:
+            return tuple(t if t < LONG_AGO_NS else "new" for t in now[1:])
+        return tuple(
+            new if new < LONG_AGO_NS else (new > old) - (new < old)
+            for old, new in zip(before[1:], now[1:], strict=True)
+        )
+
+    def _extras(self, name: str, found: os.stat_result, *, contents: bool) -> object:
+        path: str | int = self.files[int(name[3:])] if name.startswith("fd ") else self.path(name)
+        if isinstance(path, int):
+            return attempt(_read_open, path, found.st_size) if contents else None
+        if stat.S_ISLNK(found.st_mode):
             return os.readlink(path)
-        if stat.S_ISREG(facts.st_mode):
-            names = sorted(n for n in os.listxattr(path) if n.startswith("user."))
+        xattrs = {
+            each: os.getxattr(path, each, follow_symlinks=False)
+            for each in sorted(os.listxattr(path, follow_symlinks=False))
+        }
+        if contents and stat.S_ISREG(found.st_mode):
             with open(path, "rb") as file:
-                return file.read(), [(name, os.getxattr(path, name)) for name in names]
-        return None
+                return xattrs, _read_open(file.fileno(), found.st_size)
+        return xattrs
+
+    def close_slot(self, slot: int) -> None:
+        """Close what a slot holds, if anything; what it will hold next is another file."""
+        self.times.pop(f"fd {slot}", None)
+        if slot in self.files:
+            os.close(self.files.pop(slot))
 
     def close(self) -> None:
         for descriptor in self.files.values():
@@ -66,106 +126,117 @@ class Side:
         self.files.clear()
 
 
-def renameat2(old: str, new: str, flags: int) -> None:
-    if LIBC.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _facts(found: os.stat_result) -> tuple[object, ...]:
+    """Sizes of directories are the file system's own affair."""
+    size = -1 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return oct(found.st_mode), found.st_nlink, found.st_uid, found.st_gid, size, found.st_rdev
 
 
-def random_step(rng: random.Random) -> tuple[str, Callable[[Side], object]]:
-    """One call with random arguments, and its description."""
-    x, y, mode = rng.choice(NAMES), rng.choice(NAMES), rng.choice(MODES)
-    size, data = rng.choice((0, 1, 5000, 70_000)), rng.randbytes(rng.choice((1, 100, 9000)))
-    slot, offset = rng.randrange(4), rng.choice((0, 3, 4096, 66_000))
-    flags = rng.choice((
-        os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_TRUNC,
-        os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDONLY | os.O_DIRECTORY,
-        os.O_RDWR | os.O_NOFOLLOW,
-    ))  # fmt: skip
-
-    def reopen(side: Side) -> object:
-        if slot in side.files:
-            os.close(side.files.pop(slot))
-        side.files[slot] = os.open(side.path(x), flags, mode)
-        return None
-
-    def with_file(do: Callable[[int], object]) -> Callable[[Side], object]:
-        def run(side: Side) -> object:
-            return do(side.files[slot]) if slot in side.files else None
-
-        return run
-
-    def seek(fd: int) -> object:
-        return [_try(os.lseek, fd, offset, whence) for whence in (os.SEEK_END, os.SEEK_CUR)]
-
-    name = f"user.{rng.randrange(3)}"
-    steps: list[tuple[str, Callable[[Side], object]]] = [
-        (f"open {x} {flags:o} {mode:o} as {slot}", reopen),
-        (f"write {slot} {offset} {len(data)}", with_file(lambda fd: os.pwrite(fd, data, offset))),
-        (f"append {slot} {len(data)}", with_file(lambda fd: os.write(fd, data))),
-        (f"read {slot} {offset} {size}", with_file(lambda fd: os.pread(fd, size, offset))),
-        (f"ftruncate {slot} {size}", with_file(lambda fd: os.ftruncate(fd, size))),
-        (f"fstat {slot}", with_file(lambda fd: _short(os.fstat(fd)))),
-        (f"fsync {slot}", with_file(os.fsync)),
-        (f"fchmod {slot} {mode:o}", with_file(lambda fd: os.fchmod(fd, mode))),
-        (f"seek {slot} {offset}", with_file(seek)),
-        (f"fallocate {slot} {offset} {size}",
-         with_file(lambda fd: os.posix_fallocate(fd, offset, size))),
-        (f"mkdir {x} {mode:o}", lambda side: os.mkdir(side.path(x), mode)),
-        (f"rmdir {x}", lambda side: os.rmdir(side.path(x))),
-        (f"unlink {x}", lambda side: os.unlink(side.path(x))),
-        (f"rename {x} {y}", lambda side: os.rename(side.path(x), side.path(y))),
-        (f"rename {x} {y}", lambda side: os.rename(side.path(x), side.path(y))),
-        (f"noreplace {x} {y}", lambda side: renameat2(side.path(x), side.path(y), NOREPLACE)),
-        (f"exchange {x} {y}", lambda side: renameat2(side.path(x), side.path(y), EXCHANGE)),
-        (f"link {x} {y}", lambda side: os.link(side.path(x), side.path(y), follow_symlinks=False)),
-        (f"symlink {x} {y}", lambda side: os.symlink(x, side.path(y))),
-        (f"mkfifo {x}", lambda side: os.mkfifo(side.path(x), mode)),
-        (f"chmod {x} {mode:o}", lambda side: os.chmod(side.path(x), mode)),
-        (f"chown {x}", lambda side: os.lchown(side.path(x), slot, offset % 9)),
-        (f"truncate {x} {size}", lambda side: os.truncate(side.path(x), size)),
-        (f"utime {x}", lambda side: os.utime(side.path(x), ns=(offset, -size - 1))),
-        (f"mtime {x}", lambda side: os.stat(side.path(x)).st_mtime_ns
-         if os.stat(side.path(x)).st_mtime_ns < 0 else None),
-        (f"setxattr {x} {name}", lambda side: os.setxattr(side.path(x), name, data)),
-        (f"removexattr {x} {name}", lambda side: os.removexattr(side.path(x), name)),
-        (f"access {x}", lambda side: [os.access(side.path(x), m) for m in (4, 2, 1)]),
-        (f"stat {x}", lambda side: _short(os.stat(side.path(x)))),
-    ]  # fmt: skip
-    return rng.choice(steps)
+def _read_open(fd: int, size: int) -> bytes:
+    if size <= WHOLE_BYTES_MAX:
+        return os.pread(fd, size + 1, 0)
+    return b"".join(os.pread(fd, 70_000, at) for at in (0, 60_000, 140_000, 1 << 33, size - 9))
 
 
-def _try(call: Callable[..., object], *arguments: object) -> object:
-    try:
-        return call(*arguments)
-    except OSError as error:
-        return error.errno
-
-
-def _short(facts: os.stat_result) -> tuple[object, ...]:
-    size = 0 if stat.S_ISDIR(facts.st_mode) else facts.st_size
-    return oct(facts.st_mode), facts.st_nlink, size, facts.st_uid, facts.st_gid
-
-
-def compare(right: Path, tested: Path, seed: int, steps: int) -> None:
-    """Run `steps` calls on both. Raises AssertionError with the calls so far."""
+def draw(seed: int, count: int, features: frozenset[str]) -> list[Step]:
+    """The steps of a seed; nothing that happens changes them."""
     rng = random.Random(seed)
-    sides = (Side(right), Side(tested))
-    done: list[str] = []
+    return [Step(*random_step(rng, features)) for _ in range(count)]
+
+
+def play(right: Path, tested: Path, steps: Sequence[Step]) -> None:
+    """Make all steps on both sides. Raises Difference at the first that shows one."""
+    sides = tuple(_fresh(base) for base in (right, tested))
     try:
-        for number in range(steps):
-            text, do = random_step(rng)
-            results = [side.call(do) for side in sides]
-            done.append(f"{text} -> {results[0]!r:.80}")
-            assert results[0] == results[1], (seed, text, results, done[-12:])
-            if number % 5 == 0:
-                expected, found = (side.describe() for side in sides)
-                different = {
-                    key: (expected.get(key), found.get(key))
-                    for key in expected.keys() | found.keys()
-                    if expected.get(key) != found.get(key)
-                }
-                assert not different, (seed, f"{different!r:.600}", done[-12:])
+        for number, step in enumerate(steps):
+            results = [side.call(step) for side in sides]
+            if results[0] != results[1]:
+                raise Difference(number, step, f"{results[0]!r:.300} became {results[1]!r:.300}")
+            contents = number % CONTENT_EVERY == 0 or number == len(steps) - 1
+            expected, found = (side.describe(contents=contents) for side in sides)
+            if expected != found:
+                raise Difference(number, step, _explain(expected, found))
     finally:
         for side in sides:
             side.close()
+
+
+def _fresh(base: Path) -> Side:
+    """An empty directory for a sequence, two levels below so that `..` is the same too."""
+    shutil.rmtree(base, ignore_errors=True)
+    (base / "right-or-tested").mkdir(parents=True)
+    base.chmod(0o755)
+    side = Side(str(base / "right-or-tested"))
+    os.chmod(side.base, 0o777)
+    side.call(Step("", ROOT, 0o022, lambda side: _populate(side.base)))
+    side.describe(contents=False)
+    return side
+
+
+def _populate(base: str) -> None:
+    os.mkdir(f"{base}/d1", 0o755)
+    os.mkdir(f"{base}/d2", 0o755)
+    os.chmod(f"{base}/d2", 0o1777)
+    with open(f"{base}/a", "wb") as file:
+        file.write(b"hello")
+    os.chmod(f"{base}/a", 0o666)
+
+
+def _explain(expected: dict[str, object], found: dict[str, object]) -> str:
+    lines = []
+    for key in sorted(expected.keys() | found.keys()):
+        right, wrong = expected.get(key), found.get(key)
+        if right == wrong:
+            continue
+        if isinstance(right, tuple) and isinstance(wrong, tuple):
+            lines += [
+                f"{key} {label}: {r!r:.200} became {w!r:.200}"
+                for label, r, w in zip(LABELS, right, wrong, strict=True)
+                if r != w
+            ]
+        else:
+            lines.append(f"{key}: {right!r:.200} became {wrong!r:.200}")
+    return "; ".join(lines)
+
+
+LABELS = (
+    "mode", "links", "uid", "gid", "size", "device", "number", "atime", "mtime", "ctime", "content",
+)  # fmt: skip
+
+
+def shrink(
+    steps: Sequence[Step],
+    found: Difference,
+    fails: Callable[[Sequence[Step]], Difference | None],
+) -> Difference:
+    """Leave out steps as long as a difference remains; returns the last one, with its steps."""
+    current = list(steps[: found.number + 1])
+    size = max(1, len(current) // 2)
+    while size:
+        begin = 0
+        while begin < len(current):
+            shorter = current[:begin] + current[begin + size :]
+            failed = fails(shorter) if shorter else None
+            if failed is not None:
+                current, found = shorter[: failed.number + 1], failed
+            else:
+                begin += size
+        size //= 2
+    found.add_note("\n".join(step.text for step in current))
+    return found
+
+
+def compare(right: Path, tested: Path, seed: int, count: int, driver: str = "kernel") -> None:
+    """One sequence. Raises Difference, shrunk, with the seed in its text."""
+    steps = draw(seed, count, FEATURES[driver])
+
+    def fails(some: Sequence[Step]) -> Difference | None:
+        try:
+            play(right, tested, some)
+        except Difference as difference:
+            return difference
+        return None
+
+    found = fails(steps)
+    if found is not None:
+        raise shrink(steps, found, fails)

@@ -179,7 +179,7 @@ class Operations:
     def setxattr(self, request: Request) -> Reply:
         size, flags = request.fields(layout.SETXATTR_IN)
         name, _, rest = bytes(request.rest(self.setxattr_layout)).partition(b"\0")
-        self._fs.setxattr(request.ino, name, rest[:size], flags)
+        self._fs.setxattr(request.ino, name, rest[:size], flags, request.caller())
         return EMPTY
 
     def getxattr(self, request: Request) -> Reply:
@@ -201,7 +201,7 @@ class Operations:
     def open(self, request: Request) -> Reply:
         flags, open_flags = request.fields(layout.OPEN_IN)
         if open_flags & layout.OPEN_KILL_SUIDGID:
-            self._kill_suidgid(request.ino)
+            self._fs.kill_suidgid(request.ino, request.caller())
         opened = self._fs.open(request.ino, flags)
         return encoding.encode_open(opened, flush=flags & O_ACCMODE != 0)
 
@@ -225,7 +225,7 @@ class Operations:
     def write(self, request: Request) -> Reply:
         fh, offset, size, flags, *_ = request.fields(layout.WRITE_IN)
         if flags & layout.WRITE_KILL_SUIDGID:
-            self._kill_suidgid(request.ino)
+            self._fs.kill_suidgid(request.ino, request.caller())
         data = request.rest(layout.WRITE_IN)[:size]
         written = self._fs.write(fh, offset, data)
         return self._relieved(request.ino, layout.WRITE_OUT.pack(written, 0))
@@ -323,9 +323,6 @@ class Operations:
 
     # Shared
 
-    def _kill_suidgid(self, ino: int) -> None:
-        self._fs.kill_suidgid(ino)
-
     def _relieved(self, ino: int, reply: Buffer) -> Reply:
         """The reply, at once unless the writer has to wait for its own work to be saved."""
         if not self._service.needs_relief(ino):
@@ -355,9 +352,11 @@ def _sized(value: bytes, size: int) -> Buffer:
 def _decode_setattr(fields: tuple[int, ...], now_ns: Callable[[], int]) -> SetAttr:
     valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
 
+    present = now_ns()
+
     def time(flag: SetAttrFlag, now: SetAttrFlag, seconds: int, ns: int) -> int | None:
         if valid & now:
-            return now_ns()
+            return present
         return seconds * SECOND_NS + ns if valid & flag else None
 
     return SetAttr(

@@ -1,0 +1,130 @@
+"""Tortures a mounted volume, and compares it with a directory of the local disk. Needs root.
+
+Modes: `calls` makes random system calls by several users on both and compares everything that can
+be seen after each; a difference is shrunk to the calls that matter.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support import differential  # noqa: E402 - the path comes first
+from tests.support.volumes import Replica, replicas  # noqa: E402
+
+OPTIONS = "allow_other,suid,dev"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for."""
+
+    mode: str
+    seed: int
+    seconds: float
+    driver: str
+    steps: int
+    replay: bool
+    keep_going: bool
+
+
+def main() -> None:
+    job = _parse()
+    if os.geteuid() != 0:
+        sys.exit("torture: must be run by root, since it acts as several users")
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="torture-", dir="/var/tmp") as name:
+        base = Path(name)
+        base.chmod(0o755)
+        with replicas(base / "volume", "one") as (replica,), reference(base / "right") as right:
+            replica.base.chmod(0o755)
+            replica.base.parent.chmod(0o755)
+            replica.init().mount(f"{OPTIONS},driver={job.driver}")
+            failures = MODES[job.mode](job, right, replica)
+            failures += complaints(replica)
+    sys.exit(1 if failures else 0)
+
+
+def _parse() -> Job:
+    parser = argparse.ArgumentParser("torture", description=__doc__)
+    parser.add_argument("--mode", choices=sorted(MODES), default="calls")
+    parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="the first seed")
+    parser.add_argument("--driver", choices=("kernel", "pyfuse3"), default="kernel")
+    parser.add_argument("--steps", type=int, default=300, help="calls of one sequence (300)")
+    parser.add_argument("--replay", action="store_true", help="only this seed, once")
+    parser.add_argument("--keep-going", action="store_true", help="do not end at a difference")
+    return Job(**vars(parser.parse_args()))
+
+
+@contextmanager
+def reference(path: Path) -> Iterator[Path]:
+    """A directory of the local disk, mounted again with the options of the tested mount."""
+    path.mkdir(mode=0o755)
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,noatime", path], check=True)
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def seeds(job: Job) -> Iterator[int]:
+    """The seeds to try until the time is over."""
+    end = time.monotonic() + job.seconds
+    seed = job.seed
+    yield seed
+    while not job.replay and time.monotonic() < end:
+        seed += 1
+        yield seed
+
+
+def torture_calls(job: Job, right: Path, replica: Replica) -> int:
+    failures = done = 0
+    for seed in seeds(job):
+        try:
+            differential.compare(
+                right / "calls", replica.mountpoint / "calls", seed, job.steps, job.driver
+            )
+        except differential.Difference as difference:
+            failures += 1
+            print(f"seed {seed}: {difference}")
+            print("  " + "\n  ".join("\n".join(difference.__notes__).splitlines()))
+            print(_replay(job, seed), flush=True)
+            if not job.keep_going:
+                break
+        done += 1
+    print(f"{done} sequences of {job.steps} calls on {job.driver}: {failures} differ")
+    return failures
+
+
+def _replay(job: Job, seed: int) -> str:
+    return (
+        f"  again: tools/torture --mode {job.mode} --seed {seed} --steps {job.steps}"
+        f" --driver {job.driver} --replay"
+    )
+
+
+def complaints(replica: Replica) -> int:
+    """Warnings and errors in the daemon's log."""
+    log = replica.state / "daemon.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    bad = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+    for line in bad[:5]:
+        print(f"daemon: {line[:2000]}")
+    return len(bad)
+
+
+MODES: dict[str, Callable[[Job, Path, Replica], int]] = {"calls": torture_calls}
+
+if __name__ == "__main__":
+    main()
