@@ -150,7 +150,11 @@ class Attributes:
         return sum(length for length, chunk in pairs if self._store.chunks.has(chunk))
 
     def set(self, node: Node, change: SetAttr, now_ns: int, caller: Caller | None = None) -> None:
-        """Change attributes, size aside. With nothing given it is a chown to nobody else."""
+        """Change attributes, size aside.
+
+        The kernel gives nothing for a chown to nobody else, and before a write by somebody whom
+        set-id bits must not survive.
+        """
         row = self.row(node)
         is_empty = change == SetAttr()
         owner = None if change.uid is None else self._owners.user_name(change.uid)
@@ -164,8 +168,6 @@ class Attributes:
         if drops and not is_directory(node.inode):
             keeps_group = caller is not None and self.may_keep_group(row, caller)
             mode = without_set_id(row.mode if mode is None else mode, keeps_group=keeps_group)
-        if is_empty and mode not in (None, row.mode):
-            self._require_owner(row, caller)
         if change.atime_ns is not None or is_empty:
             self._note_locally(node, change.atime_ns, now_ns)
         given = SetAttributes(node.inode, mode, owner, group, change.mtime_ns)
@@ -173,11 +175,6 @@ class Attributes:
             given = SetAttributes(node.inode, mtime_ns=change.mtime_ns)
         if not _is_empty(given):
             self._set(node, given, now_ns)
-
-    def _require_owner(self, row: InodeRow, caller: Caller | None) -> None:
-        """The kernel leaves out this check for a chown to nobody that clears set-id bits."""
-        if caller is not None and caller.uid not in (0, self.ownership(row)[0]):
-            raise FsError(ErrorKind.NOT_PERMITTED)
 
     def may_keep_group(self, row: InodeRow, caller: Caller) -> bool:
         """Whether a set-group-id bit may stay when this caller changes the file."""

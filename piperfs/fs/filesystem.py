@@ -223,8 +223,10 @@ class Filesystem:
     def getxattr(self, ino: int, name: bytes) -> bytes:
         return self._xattrs.get(self._inodes.get(ino), name)
 
-    def listxattr(self, ino: int) -> list[bytes]:
-        return self._xattrs.names(self._inodes.get(ino))
+    def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
+        """Names; those of `trusted.` are root's."""
+        names = self._xattrs.names(self._inodes.get(ino))
+        return [name for name in names if caller.uid == 0 or not name.startswith(b"trusted.")]
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         node = self._names.own_file(self._inodes.get(ino))

@@ -137,6 +137,7 @@ class Adapter(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            kill_suidgid=fields.update_size and ctx.uid != 0,
         )
         return _entry(self._fs.setattr(ino, change, fh, _caller(ctx)))
 
@@ -184,7 +185,9 @@ class Adapter(pyfuse3.Operations):
     # Files
 
     @guarded
-    async def open(self, ino: int, flags: int, _ctx: Any) -> pyfuse3.FileInfo:
+    async def open(self, ino: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        if flags & os.O_TRUNC and ctx.uid != 0:  # libfuse leaves set-id bits to us, always
+            self._fs.kill_suidgid(ino, _caller(ctx))
         opened = self._fs.open(ino, flags)
         self._inos[opened.fh] = ino
         return _opened(opened)
@@ -274,8 +277,8 @@ class Adapter(pyfuse3.Operations):
         self._fs.setxattr(ino, name, value, 0, _caller(ctx))
 
     @guarded
-    async def listxattr(self, ino: int, _ctx: Any) -> list[bytes]:
-        return self._fs.listxattr(ino)
+    async def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
+        return self._fs.listxattr(ino, _caller(ctx))
 
     @guarded
     async def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
@@ -297,7 +300,8 @@ class Notifications:
 
 def _options(where: MountPoint) -> set[str]:
     words = {f"fsname={where.options.source}", "subtype=piperfs", "default_permissions"}
-    words |= set(where.options.kernel_words)
+    given = where.options.kernel_words
+    words |= {*given, *(word for word in ("suid", "dev") if f"no{word}" not in given)}
     return words | ({"allow_other"} if where.options.allow_other else set())
 
 
@@ -308,7 +312,7 @@ async def serve_pyfuse3(
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    """Mount, serve and unmount through libfuse."""
+    """Mount, serve and unmount through libfuse. Raises UserError."""
     await trio.to_thread.run_sync(check_mountpoint, where.directory)
     pyfuse3.init(Adapter(filesystem, service), os.fspath(where.directory), _options(where))
     invalidator = Invalidator(Notifications(), filesystem.known_ino)

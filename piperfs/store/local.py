@@ -237,7 +237,7 @@ class LocalWriter:
         published = [head for head in before if head.operation != PENDING]
         based_on = published if known is None else [h for h in published if _is_in(h, known)]
         earlier = operation.writes.get(key)
-        hlc = max(hlc, earlier.hlc) if earlier else hlc
+        hlc = max(hlc, earlier.hlc if earlier else 0, *(head.hlc for head in based_on))
         vectors = [head.vector for head in based_on]
         base = join([earlier.based_on, *vectors] if earlier else vectors)
         write = PendingWrite(hlc, base, refs, body)

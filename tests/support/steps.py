@@ -51,13 +51,13 @@ USERS = (
     User(0, 0), User(0, 0), User(0, 0), User(5001, 5001, (5001, 6001)), User(5001, 5001, (6001,)),
     User(5002, 5002, (6001, 6002)), User(5003, 5003, ()),
 )  # fmt: skip
+_RW, _NEW = os.O_RDWR, os.O_RDWR | os.O_CREAT
 OPEN_FLAGS = (
-    os.O_RDONLY, os.O_RDWR, os.O_RDWR, os.O_WRONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_APPEND,
-    os.O_RDWR | os.O_TRUNC, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT, os.O_RDONLY | os.O_CREAT,
-    os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
-    os.O_RDONLY | os.O_DIRECTORY, os.O_RDWR | os.O_NOFOLLOW, os.O_RDONLY | os.O_NOFOLLOW,
-    os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, os.O_PATH, os.O_PATH | os.O_NOFOLLOW, os.O_RDONLY | os.O_TRUNC,
-    os.O_RDWR | os.O_DIRECTORY, os.O_RDWR | os.O_SYNC, os.O_RDWR | os.O_CREAT | os.O_DSYNC,
+    os.O_RDONLY, _RW, _RW, os.O_WRONLY, os.O_WRONLY | os.O_APPEND, _RW | os.O_APPEND,
+    _RW | os.O_TRUNC, _NEW, _NEW, os.O_RDONLY | os.O_CREAT, _NEW | os.O_EXCL,
+    os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_RDONLY | os.O_DIRECTORY, _RW | os.O_NOFOLLOW,
+    os.O_RDONLY | os.O_NOFOLLOW, _NEW | os.O_NOFOLLOW, os.O_PATH, os.O_PATH | os.O_NOFOLLOW,
+    os.O_RDONLY | os.O_TRUNC, _RW | os.O_DIRECTORY, _RW | os.O_SYNC, _NEW | os.O_DSYNC,
     os.O_RDONLY | os.O_CREAT | os.O_DIRECTORY, os.O_RDONLY | os.O_NOATIME, 3,
 )  # fmt: skip
 SIZES = (0, 1, 100, 4095, 4096, 5000, 70_000, 200_000)
@@ -68,8 +68,9 @@ CAPABILITY = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
 class Pick:
     """Draws arguments."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, features: frozenset[str]) -> None:
         self.rng = rng
+        self.features = features
 
     def path(self) -> str:
         return self.rng.choice(ODD_NAMES if self.rng.random() < 0.06 else NAMES)
@@ -91,6 +92,11 @@ class Pick:
 
     def data(self) -> bytes:
         return self.rng.randbytes(self.rng.choice((1, 10, 100, 4096, 9000)))
+
+    def owner(self) -> tuple[int, int]:
+        """For chown. Never -1 twice: the kernel does not tell that from clearing set-id bits."""
+        uid, gid = self.rng.choice((-1, 0, 5001, 5002)), self.rng.choice((-1, 0, 5001, 6001, 6002))
+        return (uid, gid) if (uid, gid) != (-1, -1) else (-1, 6001)
 
     def user(self) -> User:
         return self.rng.choice(USERS)
@@ -231,7 +237,7 @@ def change_mode_open(pick: Pick) -> Step:
 
 @step(2)
 def change_owner_open(pick: Pick) -> Step:
-    slot, uid, gid = pick.slot(), pick.of(-1, 0, 5001, 5002), pick.of(-1, 0, 5001, 6001)
+    slot, (uid, gid) = pick.slot(), pick.owner()
     return f"fchown {slot} {uid} {gid}", on_file(slot, lambda fd: os.fchown(fd, uid, gid))
 
 
@@ -447,11 +453,10 @@ def change_mode(pick: Pick) -> Step:
 
 @step(6)
 def change_owner(pick: Pick) -> Step:
-    path, uid, gid = pick.path(), pick.of(-1, 0, 5001, 5002, 5003), pick.of(-1, 0, 5001, 6001, 6002)
-    follow = pick.rng.random() < 0.5
+    path, (uid, gid), follow = pick.path(), pick.owner(), pick.rng.random() < 0.5
     call = os.chown if follow else os.lchown
     text = f"{call.__name__} {path:.30} {uid} {gid}"
-    return text, lambda side: call(side.path(path), uid, gid)  # type: ignore[arg-type]
+    return text, lambda side: call(side.path(path), uid, gid)
 
 
 @step(5)
@@ -503,6 +508,7 @@ XATTRS = (
 def set_xattr(pick: Pick) -> Step:
     path, name, follow = pick.path(), pick.rng.choice(XATTRS), pick.rng.random() < 0.7
     size, flags = pick.rng.choice((0, 1, 20, 2000)), pick.rng.choice((0, 0, 0, 1, 2, 3, 4))
+    flags = 0 if flags == 3 and "xattr_flags" not in pick.features else flags
     value = CAPABILITY if name == "security.capability" else pick.rng.randbytes(size)
 
     def run(side: "Side") -> object:
@@ -589,7 +595,7 @@ def change_root(pick: Pick) -> Step:
 def random_step(rng: random.Random, features: frozenset[str]) -> tuple[str, User, int, Call]:
     """One call with random arguments: its description, who makes it, the umask, the call."""
     usable = [(weight, make) for weight, needs, make in STEPS if not needs or needs in features]
-    pick = Pick(rng)
+    pick = Pick(rng, features)
     make = rng.choices([make for _, make in usable], [weight for weight, _ in usable])[0]
     text, call = make(pick)
     user, umask = pick.user(), rng.choice((0o022, 0o022, 0, 0o077, 0o027))

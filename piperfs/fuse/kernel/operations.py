@@ -189,7 +189,7 @@ class Operations:
 
     def listxattr(self, request: Request) -> Reply:
         size, _ = request.fields(layout.GETXATTR_IN)
-        names = self._fs.listxattr(request.ino)
+        names = self._fs.listxattr(request.ino, request.caller())
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def removexattr(self, request: Request) -> Reply:

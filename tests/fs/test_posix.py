@@ -1,0 +1,192 @@
+"""POSIX rules that random system calls once found broken; each keeps what it found."""
+
+from dataclasses import replace
+
+import pytest
+
+from piperfs.core.errors import ErrorKind, FsError
+from piperfs.fs.api import ROOT_INO, Caller, SetAttr
+from tests.support.computers import O_RDONLY, O_TRUNC, ROOT_USER, Computer
+from tests.support.steps import access_list
+
+FIFO, CHAR = 0o010000, 0o020000
+ALICE = Caller(1000, 1000, 7, 0o022)
+NOBODY = 0xFFFFFFFF
+EMPTY = SetAttr()
+LIST = access_list((1, 6, NOBODY), (2, 4, 5), (4, 4, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY))
+
+
+@pytest.fixture
+def computer():
+    return Computer("a")
+
+
+def set_attributes(computer, path, caller=ROOT_USER, **change):
+    return computer.fs.setattr(computer.walk(path).ino, SetAttr(**change), None, caller)
+
+
+def fails(kind):
+    return pytest.raises(FsError, check=lambda error: error.kind is kind)
+
+
+@pytest.mark.parametrize("kind", [FIFO, CHAR])
+def test_special_nodes_take_attributes_like_files(computer, kind):
+    node = computer.fs.mknod(ROOT_INO, b"p", kind | 0o644, 259, ROOT_USER)
+    set_attributes(computer, "p", mode=0o600, mtime_ns=-5)
+    set_attributes(computer, "p", uid=1000)
+    computer.fs.setxattr(node.ino, b"trusted.t", b"1", 0, ROOT_USER)
+    computer.commit()
+    computer.start()
+    found = computer.stat("p")
+    assert (found.mode, found.mtime_ns, found.uid, found.rdev) == (kind | 0o600, -5, 1000, 259)
+    assert computer.fs.getxattr(found.ino, b"trusted.t") == b"1"
+    assert computer.listdir() == ["p"]
+
+
+def test_special_nodes_inherit_lists(computer):
+    computer.mkdir("d")
+    parent = computer.walk("d").ino
+    computer.fs.setxattr(parent, b"system.posix_acl_default", LIST, 0, ROOT_USER)
+    node = computer.fs.mknod(parent, b"p", FIFO | 0o666, 0, ROOT_USER)
+    assert b"system.posix_acl_access" in computer.fs.listxattr(node.ino, ROOT_USER)
+
+
+def test_access_time_does_not_follow_other_times(computer):
+    computer.write("f", b"1")
+    born = computer.stat("f").atime_ns
+    computer.utime("f", 5)
+    computer.write("f", b"2")
+    computer.chmod("f", 0o600)
+    assert computer.stat("f").atime_ns == born
+    set_attributes(computer, "f", atime_ns=7)
+    computer.write("g", b"3")
+    computer.rename("f", "g")
+    assert computer.stat("g").atime_ns == 7
+
+
+def test_times_of_a_new_file_are_one(computer):
+    computer.close(computer.create("f"))
+    found = computer.stat("f")
+    assert found.atime_ns == found.mtime_ns == found.ctime_ns
+
+
+@pytest.mark.parametrize("path", ["f", "d", "p"])
+@pytest.mark.parametrize("is_published", [False, True])
+@pytest.mark.parametrize(
+    "change", [{"mode": 0o640}, {"uid": 1000}, {"mtime_ns": 5}, {"atime_ns": 5}, {}]
+)
+def test_every_change_of_attributes_moves_the_change_time(computer, path, is_published, change):
+    computer.write("f", b"1")
+    computer.mkdir("d")
+    computer.fs.mknod(ROOT_INO, b"p", FIFO | 0o644, 0, ROOT_USER)
+    if is_published:
+        computer.commit()
+    before, above = computer.stat(path), computer.stat("")
+    set_attributes(computer, path, **change)
+    after = computer.stat(path)
+    assert after.ctime_ns > before.ctime_ns
+    assert after.mtime_ns == change.get("mtime_ns", before.mtime_ns)
+    assert computer.stat("") == above, "the parent is not concerned"
+
+
+def test_change_times_never_go_back(computer):
+    fh = computer.create("f", 0o4755)
+    computer.fs.write(fh, 0, b"1")
+    computer.chmod("f", 0o600)
+    computer.commit()
+    before = computer.stat("f").ctime_ns
+    computer.close(fh)
+    assert computer.stat("f").ctime_ns >= before
+
+
+def test_publication_changes_no_time(computer):
+    computer.mkdir("d")
+    computer.commit()
+    computer.write("d/f", b"1")
+    computer.unlink("d/f")
+    before = computer.stat("d")
+    computer.clock.ns += 10**9
+    computer.commit()
+    assert computer.stat("d") == before
+
+
+def test_truncation_needs_no_handle_that_writes(computer):
+    computer.write("f", b"123")
+    computer.fs.release(computer.open("f", O_RDONLY | O_TRUNC))
+    assert computer.read("f") == b""
+
+
+def test_a_list_that_is_not_there_is_removed_without_error(computer):
+    computer.write("f", b"")
+    computer.fs.removexattr(computer.walk("f").ino, b"system.posix_acl_access")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"user.", ErrorKind.INVALID),
+        (b"nothing", ErrorKind.NOT_SUPPORTED),
+        (b"system.x", ErrorKind.NOT_SUPPORTED),
+        (b"user.x", ErrorKind.NO_ATTRIBUTE),
+    ],
+)
+def test_names_of_xattrs_are_checked_in_every_call(computer, name, kind):
+    computer.write("f", b"")
+    ino = computer.walk("f").ino
+    with fails(kind):
+        computer.fs.getxattr(ino, name)
+    with fails(kind):
+        computer.fs.removexattr(ino, name)
+
+
+def test_trusted_names_are_listed_for_root_only(computer):
+    computer.write("f", b"")
+    ino = computer.walk("f").ino
+    computer.fs.setxattr(ino, b"trusted.t", b"", 0, ROOT_USER)
+    assert computer.fs.listxattr(ino, ROOT_USER) == [b"trusted.t"]
+    assert computer.fs.listxattr(ino, ALICE) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "caller", "left"),
+    [
+        (0o6755, ROOT_USER, 0o755),
+        (0o2745, ROOT_USER, 0o2745),
+        (0o2745, ALICE, 0o745),
+        (0o2745, Caller(1000, 0), 0o2745),
+        (0o2745, Caller(1000, 1000, 99), 0o2745),
+    ],
+)
+def test_set_id_bits_after_a_write(computer, mode, caller, left):
+    """Set-group-id without group x marks locking and stays, for members of the group."""
+    groups = lambda pid: frozenset({0}) if pid == 99 else frozenset()
+    owners = computer.fs._attributes._owners
+    owners.accounts = replace(owners.accounts, groups_of=groups)
+    computer.close(computer.create("f", mode))
+    computer.fs.kill_suidgid(computer.walk("f").ino, caller)
+    assert computer.stat("f").mode & 0o7777 == left
+
+
+def test_chown_to_nobody_else_clears_set_id_bits(computer):
+    computer.close(computer.create("f", 0o6755))
+    computer.fs.setattr(computer.walk("f").ino, EMPTY, None, ROOT_USER)
+    assert computer.stat("f").mode & 0o7777 == 0o755
+
+
+def test_setting_a_list_drops_the_bit_of_a_foreign_group(computer):
+    computer.mkdir("d")
+    set_attributes(computer, "d", uid=1000, gid=5)
+    computer.chmod("d", 0o2775)
+    computer.fs.setxattr(computer.walk("d").ino, b"system.posix_acl_access", LIST, 0, ALICE)
+    assert computer.stat("d").mode & 0o7777 == 0o640
+
+
+def test_an_unnamed_file_keeps_what_was_written(computer):
+    attr, opened = computer.fs.tmpfile(ROOT_INO, 0o644, 2, ROOT_USER)
+    other = computer.fs.open(attr.ino, 2).fh
+    computer.fs.write(opened.fh, 0, b"12345")
+    computer.fs.release(opened.fh)
+    computer.fs.release(other)
+    assert computer.fs.getattr(attr.ino).size == 5
+    computer.fs.link(attr.ino, ROOT_INO, b"f")
+    assert computer.read("f") == b"12345"
