@@ -142,7 +142,7 @@ class Computer:
         self.fs.setattr(self.walk(path).ino, SetAttr(mtime_ns=mtime_ns), None, ROOT_USER)
 
     def setxattr(self, path: str, name: bytes, value: bytes) -> None:
-        self.fs.setxattr(self.walk(path).ino, name, value, 0)
+        self.fs.setxattr(self.walk(path).ino, name, value, 0, ROOT_USER)
 
     def removexattr(self, path: str, name: bytes) -> None:
         self.fs.removexattr(self.walk(path).ino, name)
