@@ -1,7 +1,8 @@
 """Tortures a mounted volume, and compares it with a directory of the local disk. Needs root.
 
 Modes: `calls` makes random system calls by several users on both and compares everything that can
-be seen after each; a difference is shrunk to the calls that matter.
+be seen after each; a difference is shrunk to the calls that matter. `data` changes the bytes of one
+file through every door there is, and compares them with a model.
 """
 
 import argparse
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.support import differential  # noqa: E402 - the path comes first
+from tests.support.data_torture import LARGE, SMALL, DataTorture  # noqa: E402
 from tests.support.volumes import Replica, replicas  # noqa: E402
 
 OPTIONS = "allow_other,suid,dev"
@@ -107,6 +109,35 @@ def torture_calls(job: Job, right: Path, replica: Replica) -> int:
     return failures
 
 
+def torture_data(job: Job, _right: Path, replica: Replica) -> int:
+    """One file at a time; every fourth is large, and after each tenth the volume is remounted."""
+    folder = replica.mountpoint / "data"
+    failures = done = 0
+
+    def remount() -> None:
+        replica.umount()
+        replica.mount(f"{OPTIONS},driver={job.driver}")
+
+    for seed in seeds(job):
+        folder.mkdir(exist_ok=True)
+        limits = LARGE if seed % 4 == 0 else SMALL
+        again = remount if seed % 10 == 0 else None
+        features = differential.FEATURES[job.driver]
+        torture = DataTorture(folder, seed, limits, features, again)
+        try:
+            torture.run(job.steps)
+        except (AssertionError, OSError) as wrong:
+            failures += 1
+            print(
+                f"seed {seed}: {type(wrong).__name__} {wrong} {torture.done}\n{_replay(job, seed)}"
+            )
+            if not job.keep_going:
+                break
+        done += 1
+    print(f"{done} files, {job.steps} steps each, on {job.driver}: {failures} wrong")
+    return failures
+
+
 def _replay(job: Job, seed: int) -> str:
     return (
         f"  again: tools/torture --mode {job.mode} --seed {seed} --steps {job.steps}"
@@ -124,7 +155,10 @@ def complaints(replica: Replica) -> int:
     return len(bad)
 
 
-MODES: dict[str, Callable[[Job, Path, Replica], int]] = {"calls": torture_calls}
+MODES: dict[str, Callable[[Job, Path, Replica], int]] = {
+    "calls": torture_calls,
+    "data": torture_data,
+}
 
 if __name__ == "__main__":
     main()
