@@ -57,8 +57,8 @@ class DataTorture:
         self.actions = [
             *[self.write] * 8, *[self.read] * 6, *[self.append] * 3, *[self.write_mapped] * 4,
             *[self.truncate] * 4, *[self.write_direct] * 3, *[self.read_direct] * 2,
-            *[self.copy_inside] * 2, *[self.copy_from] * 2, self.sync, self.sync_behind, self.reopen,
-            self.forget, self.write_pieces, self.replace, self.check,
+            *[self.copy_inside] * 2, *[self.copy_from] * 2, self.sync, self.sync_behind,
+            self.reopen, self.forget, self.write_pieces, self.replace, self.check,
         ]  # fmt: skip
         if "fallocate" in features:
             self.actions += [self.punch, self.punch, self.zero, self.allocate]
