@@ -18,6 +18,7 @@ from piperfs.core.errors import PiperError
 from piperfs.core.ids import OperationId
 from piperfs.core.merge import is_covered
 from piperfs.core.record import Kind
+from piperfs.store.audit import mismatches
 from piperfs.store.oplog import MODULUS, lseq_key
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Store
@@ -34,6 +35,7 @@ class Damage(enum.Enum):
     HEADS = "a record keeps a version that another one covers"
     LOG = "a record refers to an operation that is not in the log"
     COUNT = "the log counts an operation's versions wrongly"
+    VIEW = "the index shows it otherwise than its records say"
     BUCKET = "a fingerprint of the log is wrong"
 
 
@@ -54,6 +56,7 @@ def check_store(store: Store) -> Iterator[Finding]:
     yield from _check_records(store)
     yield from _check_buckets(store)
     yield from _check_chunks(store)
+    yield from _check_view(store)
 
 
 def _check_values(store: Store) -> Iterator[Finding]:
@@ -132,3 +135,13 @@ def _check_chunks(store: Store) -> Iterator[Finding]:
         sealed = store.tables.chunk.get(key)
         if sealed is not None and blake3(sealed).digest() != key:
             yield Finding(Damage.CHUNK, "chunk", key)
+
+
+def _check_view(store: Store) -> Iterator[Finding]:
+    """Only of records that open: damage is reported by what found it first."""
+    try:
+        differing = list(mismatches(store))
+    except (PiperError, msgspec.DecodeError):
+        return
+    for inode in differing:
+        yield Finding(Damage.VIEW, "inode", inode)
