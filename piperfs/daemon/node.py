@@ -34,6 +34,7 @@ from piperfs.store.store import Identity as StoreIdentity
 from piperfs.store.store import Store
 
 if TYPE_CHECKING:
+    from piperfs.daemon.census import Census
     from piperfs.fs.filesystem import Filesystem
     from piperfs.replication.replicator import Replicator
 
@@ -64,6 +65,7 @@ class Node:
     replicator: "Replicator | None" = None
     mountpoint: str | None = None
     is_daemon: bool = False
+    census: "Census | None" = None  # what the last walk over the store found
     flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
@@ -79,6 +81,11 @@ class Node:
     def role(self) -> str:
         member = self.graph.state().member(self.store.replica)
         return "none" if member is None else "removed" if member.removed else member.role
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all content is meant to be here."""
+        return self.replicator is None or self.replicator.fetcher.keeps_all
 
     def members(self) -> list[Member]:
         return sorted(self.graph.state().members.values(), key=lambda member: member.grant)
@@ -243,6 +250,8 @@ class Node:
             )
         elif not state.is_complete:
             found["keys"] = "a member lacks the current key until an admin's daemon makes a new one"
+        if self.census is not None and self.census.mismatches:
+            found["view"] = f"{self.census.mismatches} files or folders are shown wrongly; run fsck"
         return found
 
     def close(self) -> None:

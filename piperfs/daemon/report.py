@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from piperfs.core.ids import InodeId, ReplicaId
+from piperfs.daemon import census
 from piperfs.daemon.node import Node
 from piperfs.obs.facts import ConflictFacts, MemberFacts, PeerFacts, Status, StoreFacts, Waiting
 from piperfs.obs.metrics import Sample
@@ -153,7 +154,7 @@ def _store(node: Node) -> StoreFacts:
 
 def _waiting(node: Node, known: Iterable[PeerFacts]) -> Iterator[Waiting]:
     wanted = node.store.chunks.want_count
-    if wanted:
+    if wanted and node.keeps_all:
         reason = "they arrive in the background" if node.is_daemon else "no daemon runs here"
         yield Waiting(what=f"{wanted} chunks", reason=reason)
     for peer in known:
@@ -173,9 +174,12 @@ def samples(node: Node) -> Iterator[Sample]:
     yield Sample("conflicts", "Versions beside others.", sum(1 for _ in node.store.conflicts()))
     yield Sample("chunks_wanted", "Absent chunks of live versions.", chunks.want_count)
     yield Sample("chunks_damaged", "Chunks found damaged.", chunks.damaged, counts_up=True)
-    yield Sample("view_mismatches", "Index rows unlike the view; always 0.", 0)
+    aliases = node.store.shared_names
+    yield Sample("shared_names", "Names that several directories share.", aliases)
     yield Sample("store_bytes", "Size of the store's file.", node.store.bytes_used())
     yield Sample("commits", "Commits of the store.", node.committer.commits, counts_up=True)
+    if node.census is not None:
+        yield from census.samples(node.census)
     for peer in peers(node):
         label = (("peer", peer.replica[:12]),)
         yield Sample("peer_connected", "1 if connected.", peer.state == "connected", label)

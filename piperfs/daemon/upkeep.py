@@ -7,7 +7,9 @@ the daemon takes no more writes, since nobody would ever find them.
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,17 +17,22 @@ import trio
 
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.ids import ChunkId
-from piperfs.core.limits import MIB
+from piperfs.core.limits import CHUNK_BYTES_AVERAGE, MIB
+from piperfs.daemon import census
 from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Metrics
 from piperfs.store.collector import Collector
 from piperfs.store.engine import DATA_FILE
+from piperfs.store.eviction import Eviction
 
 Chunks = Iterable[ChunkId]
 TICK_S: Final = 10
 WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
+CENSUS_FIRST_S: Final = 60
+CENSUS_EVERY_S: Final = 24 * 3600
+USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
 MAPPED_BYTES_MAX: Final = 128 * MIB
 MADV_DONTNEED: Final = 4
 RENEW_CHANCE: Final = 64  # of 256, at each tick
@@ -33,20 +40,58 @@ RENEW_CHANCE: Final = 64  # of 256, at each tick
 log = get_logger("daemon")
 
 
+@dataclass(slots=True)
+class Job:
+    """Something that is done every so often."""
+
+    every_s: float
+    run: Callable[[Node], Awaitable[None]]
+    next_s: float = 0
+
+
 async def run(node: Node, cache_bytes: int | None) -> None:
     """Do what is due, for ever."""
-    del cache_bytes
-    since = 0
+    jobs = [Job(TICK_S, keep_up), Job(COLLECT_EVERY_S, collect, next_s=COLLECT_EVERY_S)]
+    jobs.append(Job(CENSUS_EVERY_S, count, next_s=CENSUS_FIRST_S))
+    if cache_bytes is not None:
+        node.store.chunks.track_use(max(USED_MIN, cache_bytes // CHUNK_BYTES_AVERAGE // 2))
+        jobs.append(Job(TICK_S, partial(make_room, limit_bytes=cache_bytes)))
     await trio.to_thread.run_sync(node.space.hold)
+    passed = 0
     while True:
         await trio.sleep(TICK_S)
-        since += TICK_S
-        await trio.to_thread.run_sync(node.space.hold)
-        release_mapped_pages(node.state.store)
-        _renew_keys(node)
-        if since >= COLLECT_EVERY_S:
-            since = 0
-            await collect(node)
+        passed += TICK_S
+        for job in jobs:
+            if passed >= job.next_s:
+                job.next_s = passed + job.every_s
+                await job.run(node)
+
+
+async def keep_up(node: Node) -> None:
+    """Keep room for deletions on a full disk, this process small, and keys new."""
+    await trio.to_thread.run_sync(node.space.hold)
+    release_mapped_pages(node.state.store)
+    _renew_keys(node)
+
+
+async def count(node: Node) -> None:
+    """Look at everything once; what is amiss shows in `status` and in the metrics."""
+    node.census = await trio.to_thread.run_sync(census.take, node)
+    if node.census.mismatches:
+        log.error("view.mismatches", count=node.census.mismatches)
+
+
+async def make_room(node: Node, *, limit_bytes: int) -> None:
+    """Let go of content that others hold, where only some is to be kept."""
+    eviction = Eviction(node.store.tables, node.store.chunks, limit_bytes)
+    if not eviction.is_due or node.replicator is None:
+        return
+    in_use = node.filesystem.in_use() if node.filesystem is not None else []
+    holders = node.replicator.holders
+    for _ in eviction.steps((chunk for chunk, _ in in_use), lambda: bool(holders())):
+        await trio.lowlevel.checkpoint()
+    node.store.on_dirty()
+    log.info("chunks.evicted", chunks=eviction.evicted_chunks, bytes=eviction.evicted_bytes)
 
 
 async def watch(node: Node) -> None:

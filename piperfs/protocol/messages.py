@@ -93,6 +93,7 @@ class State(msgspec.Struct, array_like=True, frozen=True, tag="state"):
     operations: Number
     wall_ns: int
     addresses: Addresses = ()
+    keeps_all: bool = True  # it fetches all content, and may count as a copy
 
 
 class MemberIds(msgspec.Struct, array_like=True, frozen=True, tag="member-ids"):
@@ -203,6 +204,22 @@ Message: TypeAlias = (
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
+
+
+_REASONS: Final[dict[type, str]] = {
+    Operations: "operations",
+    WantOperations: "operations",
+    Chunks: "content",
+    Want: "content",
+    Reconcile: "comparing",
+    MemberIds: "members",
+    Members: "members",
+}
+
+
+def reason_of(message: Message) -> str:
+    """What the bytes of a message are spent on."""
+    return _REASONS.get(type(message), "keeping in touch")
 
 
 def encode(message: Message) -> bytes:

@@ -49,6 +49,7 @@ class Fetcher:
         self._changed = trio.Event()
         self._soon: dict[ChunkId, None] = {}  # asked for by readahead, in order
         self.on_complete: Callable[[], None] = lambda: None  # nothing is wanted any more
+        self.keeps_all = True  # whether this replica means to hold all content
         self.received_bytes = 0
         self.received_chunks = 0
 
@@ -203,6 +204,7 @@ class Fetcher:
 
     async def run(self, *, fetch_all: bool) -> None:
         """Fetch what versions need, for ever."""
+        self.keeps_all = fetch_all
         while True:
             changed = self._changed
             self._ask_in_background(fetch_all=fetch_all)

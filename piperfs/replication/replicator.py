@@ -5,6 +5,7 @@ and at once when it is new. Two members keep one connection: of two, the one dia
 smaller id stays. Up to eight are active, so that no replica needs to know or meet all others.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,7 +78,7 @@ class Replicator:
         self.fetcher.on_complete = self._content_arrived
         self.listening: list[str] = []
         self.refusals = Refusals()
-        self._bytes_closed = [0, 0]
+        self._bytes_closed: dict[str, Counter[str]] = {"sent": Counter(), "received": Counter()}
 
     # Running
 
@@ -221,8 +222,8 @@ class Replicator:
         finally:
             if self._sessions.get(replica) is session:
                 del self._sessions[replica]
-            self._bytes_closed[0] += channel.bytes_in
-            self._bytes_closed[1] += channel.bytes_out
+            self._bytes_closed["sent"] += channel.sent
+            self._bytes_closed["received"] += channel.received
             self._note_contact(session)
             self._note_progress()
 
@@ -366,23 +367,24 @@ class Replicator:
             return "its operations are on their way"
         if behind:
             return "it has not confirmed all operations"
-        if standing.complete < self._local.store.log.durable_lseq:
+        if standing.keeps_all and standing.complete < self._local.store.log.durable_lseq:
             return "it is still fetching content"
         return None
 
     def samples(self) -> Iterator[Sample]:
         """Replication in numbers."""
-        channels = [session.channel for session in self._sessions.values()]
-        received = self._bytes_closed[0] + sum(channel.bytes_in for channel in channels)
-        sent = self._bytes_closed[1] + sum(channel.bytes_out for channel in channels)
-        fetcher = self.fetcher
-        yield Sample("peers_connected", "Connected members.", len(channels))
+        sessions = list(self._sessions.values())
+        yield Sample("peers_connected", "Connected members.", len(sessions))
         yield from self.refusals.samples()
-        for name, value in (
-            ("received", received), ("sent", sent), ("received_chunks", fetcher.received_bytes),
-        ):  # fmt: skip
-            labels = (("reason", name),)
-            yield Sample("bytes", "Bytes by reason.", value, labels, counts_up=True)
+        for direction, closed in self._bytes_closed.items():
+            open_ = (getattr(session.channel, direction) for session in sessions)
+            for reason, count in sum(open_, closed).items():
+                labels = (("direction", direction), ("reason", reason))
+                yield Sample("bytes", "Bytes by reason.", count, labels, counts_up=True)
+        for session in sessions:
+            label = (("peer", session.replica.hex()[:12]),)
+            offset = session.standing.clock_offset_s
+            yield Sample("clock_offset_seconds", "A member's clock before ours.", offset, label)
         now = self._local.clock.now_ns()
         for member in self._local.graph.state().members.values():
             seen = self._local.store.highest_seq_of(member.replica)

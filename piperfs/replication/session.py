@@ -61,6 +61,8 @@ class Standing:
     refused: int = 0  # operations of theirs that did not verify
     last_reason: str = ""
     rtt_s: float | None = None
+    keeps_all: bool = True  # it means to hold all content
+    clock_offset_s: float = 0  # how far its clock is before ours
 
 
 class Session:
@@ -174,6 +176,7 @@ class Session:
                 operations=store.log.durable_sum[0],
                 wall_ns=self._local.clock.now_ns(),
                 addresses=tuple(self._own_addresses()),
+                keeps_all=self._fetcher.keeps_all,
             )
         )
 
@@ -208,6 +211,8 @@ class Session:
         standing = self.standing
         self.addresses = state.addresses
         standing.durable, standing.digest = state.durable_lseq, state.digest
+        standing.keeps_all = state.keeps_all
+        standing.clock_offset_s = (state.wall_ns - self._local.clock.now_ns()) / 1e9
         self._note_own_seq(state.seen_seq)
         if not self._started.is_set():
             self._begin(state)
@@ -344,7 +349,7 @@ class Session:
             await self._applied.wait()
             self._applied = trio.Event()
             cursor = self.standing.cursor
-            is_whole = not self._store.chunks.want_count
+            is_whole = self._fetcher.keeps_all and not self._store.chunks.want_count
             await self._local.committer.settled()
             if is_whole:
                 complete = cursor

@@ -4,7 +4,8 @@ A chunk that does not match its name is dropped and wanted again: another replic
 wrong bytes must reach neither a reader nor a peer.
 """
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable
 
 from blake3 import blake3
 
@@ -29,6 +30,8 @@ class ChunkStore:
         }
         self._order = max((row.order for row in self._wants.values()), default=0)
         self._noted: dict[ChunkId, int] | None = None
+        self._used: OrderedDict[ChunkId, None] = OrderedDict()  # the longest unused first
+        self._used_max = 0
         self.uncommitted_bytes = 0
         self._frozen_bytes = 0
         self.damaged = 0
@@ -40,6 +43,8 @@ class ChunkStore:
         if sealed is None:
             return None
         if blake3(sealed).digest() == chunk:
+            if self._used_max:
+                self._note_use(chunk)
             return sealed
         self.damaged += 1
         self._tables.chunk.delete(chunk)
@@ -70,6 +75,8 @@ class ChunkStore:
         elif self.has(chunk):
             return
         self._tables.chunk.put(chunk, sealed)
+        if self._used_max:
+            self._note_use(chunk)
         self.uncommitted_bytes += len(sealed)
         if wanted is not None and wanted.height > 0:
             height, children = self.node_children(sealed)
@@ -144,7 +151,33 @@ class ChunkStore:
             self.uncommitted_bytes += self._frozen_bytes
         self._frozen_bytes = 0
 
+    # Keeping only some
+
+    def track_use(self, count: int) -> None:
+        """From now on remember the last `count` chunks that were read or came."""
+        self._used_max = count
+
+    def _note_use(self, chunk: ChunkId) -> None:
+        self._used[chunk] = None
+        self._used.move_to_end(chunk)
+        if len(self._used) > self._used_max:
+            self._used.popitem(last=False)
+
+    def lately_used(self) -> list[ChunkId]:
+        """Chunks in the order of their last use."""
+        return list(self._used)
+
+    def bytes_held(self) -> int:
+        """About how many bytes of chunks are on the disk."""
+        return self._tables.chunk.bytes_durable()
+
     # Collection
+
+    def forget_wants(self, needed: Container[ChunkId]) -> None:
+        """No longer ask for chunks that nothing here needs."""
+        for chunk in [chunk for chunk in self._wants if chunk not in needed]:
+            del self._wants[chunk]
+            self._tables.want.delete(chunk)
 
     def begin_noting(self) -> dict[ChunkId, int]:
         """From now on remember which chunks become referenced; see `collector.py`."""

@@ -65,13 +65,12 @@ class Collector:
 
     def _mark_live(self, now_ns: int) -> Iterator[None]:
         """Versions that are heads. A deletion holds its last version for the retention time."""
-        for index, (_, heads) in enumerate(self._tables.content.scan(b"", END)):
-            for head in heads:
+        for rows in self._tables.content.pages(b"", END, STEP_ROWS):
+            for head in (head for _, heads in rows for head in heads):
                 if is_needed(head, now_ns):
                     for chunk in head.refs:
                         self._mark(chunk, getattr(head.body, "height", 1))
-            if index % STEP_ROWS == 0:
-                yield
+            yield
 
     def _mark_history(self, now_ns: int) -> Iterator[None]:
         """Superseded versions, newest first; drops those that are old and have many younger."""
@@ -91,12 +90,12 @@ class Collector:
                 yield
 
     def _sweep(self, noted: dict[ChunkId, int]) -> Iterator[None]:
-        for index, (key, _) in enumerate(self._tables.chunk.scan_durable(b"", END)):
-            if index % STEP_ROWS == 0:
-                for chunk, height in list(noted.items()):
-                    self._mark(chunk, height)
-                yield
-            chunk = ChunkId(key)
-            if chunk not in self._marked and chunk not in noted:
-                self.freed_bytes += self._chunks.drop(chunk)
-                self.freed_chunks += 1
+        for keys in self._tables.chunk.durable_keys(b"", END, STEP_ROWS):
+            yield
+            for chunk, height in list(noted.items()):
+                self._mark(chunk, height)
+            for chunk in map(ChunkId, keys):
+                if chunk not in self._marked and chunk not in noted:
+                    self.freed_bytes += self._chunks.drop(chunk)
+                    self.freed_chunks += 1
+        self._chunks.forget_wants(self._marked | noted.keys())

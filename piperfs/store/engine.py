@@ -42,7 +42,13 @@ class Engine(Protocol):
     def scan(self, table: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end in key order; valid until the next `refresh`."""
 
+    def keys(self, table: str, start: bytes, end: bytes) -> Iterator[bytes]:
+        """The keys that `scan` gives, without touching the values."""
+
     def count(self, table: str) -> int: ...
+
+    def table_bytes(self, table: str) -> int:
+        """About how many bytes a table takes."""
 
     def bytes_used(self) -> int: ...
 
@@ -157,6 +163,23 @@ class LmdbEngine:
         """A page of the file is not what it was. The failed reader answers nothing any more."""
         self.refresh()
         return StoreError(DAMAGED.format(error))
+
+    def keys(self, table: str, start: bytes, end: bytes) -> Iterator[bytes]:
+        try:
+            with self._reader.cursor(db=self._tables[table]) as cursor:
+                if not cursor.set_range(start):
+                    return
+                for key in cast(Iterator[bytes], cursor.iternext(keys=True, values=False)):
+                    if key >= end:
+                        return
+                    yield key
+        except lmdb.Error as error:
+            raise self._damaged(error) from error
+
+    def table_bytes(self, table: str) -> int:
+        stat = self._reader.stat(self._tables[table])
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return int(pages) * PAGE_BYTES
 
     def count(self, table: str) -> int:
         return int(self._reader.stat(self._tables[table])["entries"])
@@ -298,8 +321,14 @@ class MemoryEngine:
         for key in rows.irange(start, end, inclusive=(True, False)):
             yield key, rows[key]
 
+    def keys(self, table: str, start: bytes, end: bytes) -> Iterator[bytes]:
+        return iter(self.durable[table].irange(start, end, inclusive=(True, False)))
+
     def count(self, table: str) -> int:
         return len(self.durable[table])
+
+    def table_bytes(self, table: str) -> int:
+        return sum(map(len, self.durable[table].values()))
 
     def snapshot(self) -> "MemoryEngine":
         copy = MemoryEngine(tuple(self.durable))

@@ -142,6 +142,11 @@ class Store:
     def members(self, directory: InodeId) -> tuple[InodeId, ...]:
         return self._directories.members(directory)
 
+    @property
+    def shared_names(self) -> int:
+        """How many names stand for several directories that act as one."""
+        return self._parts.index.disputes.aliases
+
     def conflicts(self) -> Iterator[tuple[InodeId, bytes, bytes, Found]]:
         return self._directories.conflicts()
 
@@ -339,7 +344,7 @@ class Store:
 
     def keys(self, table: str) -> list[bytes]:
         """All durable keys of a table, without opening a value."""
-        return [key for key, _ in self._engine.scan(table, b"", b"\xff" * 64)]
+        return list(self._engine.keys(table, b"", b"\xff" * 64))
 
     def raw_value(self, table: str, key: bytes) -> bytes | None:
         """A durable value as it lies on the disk."""

@@ -7,6 +7,7 @@ loses the overlay as a whole and never a part of it, so what remains is a prefix
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -109,6 +110,22 @@ class Table(Generic[V]):
         while waiting is not None:
             yield from _present(waiting, overlay[waiting])
             waiting = next(fresh, None)
+
+    def pages(self, start: bytes, end: bytes, size: int) -> Iterator[list[tuple[bytes, V]]]:
+        """Like `scan`, in lists of `size` pairs, between which anything may change."""
+        while rows := list(islice(self.scan(start, end), size)):
+            yield rows
+            start = rows[-1][0] + b"\0"
+
+    def durable_keys(self, start: bytes, end: bytes, size: int) -> Iterator[list[bytes]]:
+        """Keys of what is committed, in lists of `size`, between which anything may change."""
+        while keys := list(islice(self._engine.keys(self.name, start, end), size)):
+            yield keys
+            start = keys[-1] + b"\0"
+
+    def bytes_durable(self) -> int:
+        """About how many bytes the table takes on the disk."""
+        return self._engine.table_bytes(self.name)
 
     def scan_durable(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, V]]:
         """Like `scan`, over what is committed only."""

@@ -81,3 +81,19 @@ def test_a_chunk_referenced_while_collecting_stays(node):
     assert node.store.chunks.known_digest(b"digest" * 5 + b"!!") == loose
     list(steps)
     assert node.store.chunks.has(loose)
+
+
+def test_commits_go_on_between_the_steps_and_wants_that_nothing_needs_end(node):
+    file = node.create(node.root, b"f")
+    for number in range(450):
+        node.store.chunks.put(ChunkId(blake3(b"%d" % number).digest()), b"%d" % number)
+    current = save(node, file, b"current")
+    absent = ChunkId(b"gone" * 8)
+    node.store.chunks.want(absent, 0)
+    collector = Collector(node.store.tables, node.store.chunks)
+    for number, _ in enumerate(collector.steps(node.clock(), ())):
+        node.create(node.root, b"g%d" % number)
+        node.commit()
+    assert collector.freed_chunks == 450
+    assert node.store.chunks.has(current)
+    assert not node.store.chunks.is_wanted(absent)

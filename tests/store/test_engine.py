@@ -57,3 +57,10 @@ def test_values_survive_closing_the_file(tmp_path):
     again = LmdbEngine(tmp_path / "store", TABLES)
     assert again.get("one", b"k") == b"v"
     again.close()
+
+
+def test_keys_and_sizes_are_told_without_the_values(engine):
+    commit(engine, one={b"a": b"1" * 9000, b"b": b"2", b"c": b"3"})
+    assert list(engine.keys("one", b"a", b"c")) == [b"a", b"b"]
+    assert list(engine.keys("two", b"", b"z")) == []
+    assert engine.table_bytes("one") > 9000 > engine.table_bytes("two")
