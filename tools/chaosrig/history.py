@@ -111,8 +111,7 @@ def _kept(shown: set[str], covering: dict[str, list[Operation]]):  # noqa: ANN20
     return kept
 
 
-def _describe(operation: Operation, covering: list[Operation], known: dict[str, Operation]) -> str:
-    del known
+def _describe(operation: Operation, covering: list[Operation]) -> str:
     by = ", ".join(f"{o.token} ({o.action} {o.path}, {o.fate})" for o in covering) or "nothing"
     return (
         f"the acknowledged version {operation.token} ({operation.action} {operation.path}) "

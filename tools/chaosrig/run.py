@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter as Tally
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,10 @@ def _run_episode(plan: Plan, seed: int, seconds: float, outcome: Outcome) -> Non
             _prepare(cluster)
             users = [User(host, f"{seed}.{host.name}") for host in cluster.hosts]
             _Episode(plan, seed, cluster, users, outcome).run(seconds)
-        except (FailedError, subprocess.TimeoutExpired, OSError) as error:
+        except (FailedError, subprocess.TimeoutExpired) as error:
             outcome.findings.append(f"seed {seed}: {error}")
+        except Exception:
+            outcome.findings.append(f"seed {seed}: the run itself failed: {traceback.format_exc()}")
         finally:
             for user in users:
                 user.close()
