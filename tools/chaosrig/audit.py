@@ -72,16 +72,10 @@ class Audit:
         return found
 
     def _versions(self) -> list[str]:
-        visible: set[str] = set()
-        found = []
-        for path in _files(self.cluster.hosts[0].mountpoint / "shared"):
-            parsed = parse(path.read_bytes())
-            visible.update(parsed.tokens)
-        orphans = self.cluster.hosts[0].mountpoint / ".piperfs/orphans"
-        if orphans.is_dir():
-            for path in _files(orphans):
-                visible.update(parse(path.read_bytes()).tokens)
-        found += self.history.check(visible)
+        root = self.cluster.hosts[0].mountpoint
+        paths = [*_files(root / "shared"), *_files(root / ".piperfs/orphans")]
+        contents = [parse(path.read_bytes()) for path in paths]
+        found = self.history.check(each.last for each in contents if each.last is not None)
         self.made["versions"] = self.history.checked
         self.made["versions excused"] = self.history.excused
         return found
