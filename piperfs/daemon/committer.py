@@ -62,12 +62,12 @@ class Committer:
         elif self._running is not None:
             waiting = self._running
         elif self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         else:
             return
         await waiting.done.wait()
         if waiting.error is not None:
-            raise waiting.error
+            raise waiting.error.with_traceback(None)
 
     async def settled(self) -> None:
         """Like `commit`, but in no hurry: the next commit is soon enough. Raises StoreError."""
@@ -77,7 +77,7 @@ class Committer:
         self._dirty.set()
         await waiting.done.wait()
         if waiting.error is not None:
-            raise waiting.error
+            raise waiting.error.with_traceback(None)
 
     async def run(self) -> None:
         """Commit for ever; cancelling it leaves what was not committed uncommitted."""

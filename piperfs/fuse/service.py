@@ -192,7 +192,7 @@ class Service:
         """
         failure = self._around.failure()
         if failure is not None and self._fs.first_report(fh, failure):
-            raise failure
+            raise failure.with_traceback(None)  # raised again and again, it would grow
 
     async def run(self) -> None:
         """What happens by itself, for ever."""

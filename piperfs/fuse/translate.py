@@ -49,5 +49,7 @@ def to_errno(error: Exception) -> int:
 
 
 def is_foreseen(error: Exception) -> bool:
-    """Whether the error is an answer rather than a fault of the program."""
-    return isinstance(error, FsError)
+    """Whether the error is an answer rather than a fault of the program or of the disk."""
+    return isinstance(error, FsError) or (
+        isinstance(error, StoreError) and error.kind in (ErrorKind.NO_SPACE, ErrorKind.QUOTA)
+    )

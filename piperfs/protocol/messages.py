@@ -141,6 +141,12 @@ class Chunks(msgspec.Struct, array_like=True, frozen=True, tag="chunks"):
     absent: Items[Chunk] = ()
 
 
+class Have(msgspec.Struct, array_like=True, frozen=True, tag="have"):
+    """Chunks that the receiver asked for in vain; they are here now."""
+
+    chunks: Items[Chunk]
+
+
 class Range(msgspec.Struct, array_like=True, frozen=True):
     """A range of operation ids: a fingerprint, or the ids themselves."""
 
@@ -195,6 +201,7 @@ Message: TypeAlias = (
     | Ack
     | Want
     | Chunks
+    | Have
     | Reconcile
     | WantOperations
     | Peers
@@ -210,6 +217,7 @@ _REASONS: Final[dict[type, str]] = {
     Operations: "operations",
     WantOperations: "operations",
     Chunks: "content",
+    Have: "content",
     Want: "content",
     Reconcile: "comparing",
     MemberIds: "members",

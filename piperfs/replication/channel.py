@@ -17,8 +17,9 @@ from piperfs.replication.network import Link
 
 READ_BYTES: Final = 256 * 1024
 OUTBOX_BYTES_MAX: Final = 4 * MIB
-URGENT_BYTES_MAX: Final = 64 * MIB  # a peer that asks for more than it reads is let go
-SEND_TIMEOUT_S: Final = 30
+QUEUED_BYTES_MAX: Final = 64 * MIB  # a peer that asks for more than it reads is let go
+SEND_BYTES: Final = 128 * 1024  # at once, so that a slow line shows progress
+SEND_TIMEOUT_S: Final = 25  # for that much
 SILENCE_MAX_S: Final = 20
 Frame: TypeAlias = tuple[str, bytes]  # why it is sent, for the metrics, and the bytes
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -34,8 +35,10 @@ class Channel:
         self._urgent: deque[Frame] = deque()
         self._bulk: deque[Frame] = deque()
         self._queued = 0
+        self._queued_urgent = 0
         self._has_output = trio.Event()
         self._has_room = trio.Event()  # shared by all who wait
+        self.is_overrun = False
         self.received: Counter[str] = Counter()  # bytes by reason
         self.sent: Counter[str] = Counter()
 
@@ -52,17 +55,23 @@ class Channel:
         self._reader.trust()
 
     def send(self, message: Message, *, urgent: bool = True) -> None:
-        """Queue a message. Raises PeerError if the other end does not read."""
+        """Queue a message; never fails, since others than the connection's own tasks call it.
+
+        If the other end does not read what it asks for, the writer ends the connection.
+        """
         frame = encode(message)
-        (self._urgent if urgent else self._bulk).append((reason_of(message), frame))
-        self._queued += len(frame)
-        if self._queued > URGENT_BYTES_MAX:
-            raise PeerError("it asks for more than it reads")
+        self.is_overrun = self.is_overrun or self._queued + len(frame) > QUEUED_BYTES_MAX
+        if not self.is_overrun:
+            (self._urgent if urgent else self._bulk).append((reason_of(message), frame))
+            self._queued += len(frame)
+            self._queued_urgent += len(frame) if urgent else 0
         self._has_output.set()
 
-    async def wait_for_room(self) -> None:
-        """Return when bulk data may be queued."""
-        while self._queued > OUTBOX_BYTES_MAX:
+    async def wait_for_room(
+        self, queued_max: int = OUTBOX_BYTES_MAX, *, urgent: bool = False
+    ) -> None:
+        """Return when no more than so many bytes wait to be sent, urgent ones or all."""
+        while (self._queued_urgent if urgent else self._queued) > queued_max:
             if self._has_room.is_set():
                 self._has_room = trio.Event()
             await self._has_room.wait()
@@ -72,24 +81,34 @@ class Channel:
         while True:
             await self._has_output.wait()
             self._has_output = trio.Event()
+            if self.is_overrun:
+                raise PeerError("it asks for more than it reads")
             while self._urgent or self._bulk:
-                await self._send_frame(*(self._urgent or self._bulk).popleft())
+                await self._send_frame(*self._pop())
+
+    def _pop(self) -> Frame:
+        if not self._urgent:
+            return self._bulk.popleft()
+        reason, frame = self._urgent.popleft()
+        self._queued_urgent -= len(frame)
+        return reason, frame
 
     async def _send_frame(self, reason: str, frame: bytes) -> None:
+        view = memoryview(frame)
         try:
-            with trio.fail_after(SEND_TIMEOUT_S):
-                await self._stream.send_all(frame)
+            for start in range(0, len(frame), SEND_BYTES):
+                with trio.fail_after(SEND_TIMEOUT_S):
+                    await self._stream.send_all(view[start : start + SEND_BYTES])
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             raise DisconnectedError("the connection broke") from error
         self.sent[reason] += len(frame)
         self._queued -= len(frame)
-        if self._queued <= OUTBOX_BYTES_MAX:
-            self._has_room.set()
+        self._has_room.set()
 
     async def flush(self) -> None:
         """Send what is queued, now; for goodbyes."""
         while self._urgent:
-            await self._send_frame(*self._urgent.popleft())
+            await self._send_frame(*self._pop())
 
     def _take(self, body: Buffer) -> Message:
         message = decode(body)

@@ -119,7 +119,11 @@ class Discovery:
         """Somebody came or went. Runs in a thread of the library."""
         if state_change is ServiceStateChange.Removed or name == self._own_name:
             return
-        info = zeroconf.get_service_info(service_type, name, LOOKUP_MS)
+        try:
+            info = zeroconf.get_service_info(service_type, name, LOOKUP_MS)
+        except Exception as error:  # noqa: BLE001 - it may be closing, and hears all the network
+            log.info("discovery.missed", reason=str(error) or type(error).__name__)
+            return
         if info is None or not info.port or not self._is_ours(info):
             return
         assert self._token is not None

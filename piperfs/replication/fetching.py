@@ -1,7 +1,9 @@
 """Getting absent chunks: at once for a reader who waits, and all others in the background.
 
 A chunk is asked of one peer at a time; one that does not have it is passed over until it says
-something new. Readers' requests overtake everything else on both ends of the wire.
+that it has. A reader who waits long asks the next peer too, and a peer that sends nothing of what
+it was asked for gives its share back. Readers' requests overtake everything else on both ends of
+the wire, and little is asked for while the disk here cannot keep up.
 """
 
 from collections import Counter
@@ -14,12 +16,16 @@ from blake3 import blake3
 
 from piperfs.core.errors import ErrorKind, FsError, PeerError
 from piperfs.core.ids import ChunkId
+from piperfs.core.limits import MIB
 from piperfs.store.store import Store
 
 WINDOW_CHUNKS: Final = 32  # asked of one peer in the background; about 4 MiB
 GRACE_S: Final = 3  # how long a reader waits for a peer to turn up
 ANSWER_S: Final = 2  # a reader's chunk that takes longer is asked of another peer as well
+STALL_S: Final = 20  # a peer that sends nothing for so long is asked for nothing more meanwhile
 RETRY_S: Final = 5
+RETRY_MAX_S: Final = 60  # where nobody has what is wanted
+UNCOMMITTED_BYTES_MAX: Final = 32 * MIB
 LACKS_MAX: Final = 100_000
 PREFETCH_MAX: Final = 256
 
@@ -34,8 +40,14 @@ class Source(Protocol):
 class _Peer:
     source: Source
     asked: set[ChunkId] = field(default_factory=set)  # in the background
-    urgent: set[ChunkId] = field(default_factory=set)  # for readers
+    urgent: dict[ChunkId, float] = field(default_factory=dict)  # for readers, and when
     lacks: set[ChunkId] = field(default_factory=set)
+    heard: float = 0.0  # when it last sent something of what it was asked for
+
+    def drop(self, chunk: ChunkId) -> None:
+        """It has answered for a chunk."""
+        self.asked.discard(chunk)
+        self.urgent.pop(chunk, None)
 
 
 class Fetcher:
@@ -48,6 +60,7 @@ class Fetcher:
         self._arrivals: dict[ChunkId, trio.Event] = {}
         self._changed = trio.Event()
         self._soon: dict[ChunkId, None] = {}  # asked for by readahead, in order
+        self.on_arrival: Callable[[ChunkId], None] = lambda _chunk: None
         self.on_complete: Callable[[], None] = lambda: None  # nothing is wanted any more
         self.keeps_all = True  # whether this replica means to hold all content
         self.received_bytes = 0
@@ -65,11 +78,11 @@ class Fetcher:
             self._wake_reader(chunk)
         self._signal()
 
-    def hope_again(self, source: Source) -> None:
-        """A peer said something new: it may have what it lacked."""
+    def hope_again(self, source: Source, chunks: Iterable[ChunkId] | None = None) -> None:
+        """A peer has these chunks now that it lacked; None: it may have any of them."""
         peer = self._peers.get(source)
         if peer is not None and peer.lacks:
-            peer.lacks.clear()
+            peer.lacks.difference_update(list(peer.lacks) if chunks is None else chunks)
             self._signal()
 
     def wake(self) -> None:
@@ -85,20 +98,19 @@ class Fetcher:
         self, source: Source, chunks: Iterable[tuple[ChunkId, bytes]], absent: Iterable[ChunkId]
     ) -> None:
         """Take in what a peer sent. Raises PeerError for bytes that do not match their name."""
-        peer = self._peers.get(source)
+        peer = self._peers.get(source) or _Peer(source)
         for chunk, sealed in chunks:
             if blake3(sealed).digest() != chunk:
                 raise PeerError("it sends a chunk that does not match its name")
-            if peer is not None:
-                peer.asked.discard(chunk)
-                peer.urgent.discard(chunk)
+            peer.heard = trio.current_time()
+            peer.drop(chunk)
             self._take(chunk, sealed)
         for chunk in absent:
-            if peer is not None:
-                peer.asked.discard(chunk)
-                peer.urgent.discard(chunk)
-                if len(peer.lacks) < LACKS_MAX:
-                    peer.lacks.add(chunk)
+            peer.heard = trio.current_time()
+            peer.drop(chunk)
+            if len(peer.lacks) < LACKS_MAX:
+                peer.lacks.add(chunk)
+            self._store.chunks.defer(chunk)
             self._wake_reader(chunk)
         self._signal()
 
@@ -108,6 +120,7 @@ class Fetcher:
             self._store.on_dirty()
             self.received_bytes += len(sealed)
             self.received_chunks += 1
+            self.on_arrival(chunk)
             if not self._store.chunks.want_count:
                 self.on_complete()
         self._soon.pop(chunk, None)
@@ -150,45 +163,40 @@ class Fetcher:
         """Wait for chunks until something arrives, fails or takes too long."""
         changed = self._changed
         events = [self._arrivals.setdefault(chunk, trio.Event()) for chunk in missing]
-        hopeless = self._ask_urgently(missing)
-        if hopeless:
+        if self._ask_urgently(missing):
             if trio.current_time() >= grace:
                 raise FsError(ErrorKind.UNREACHABLE)
             with trio.move_on_at(grace):
                 await changed.wait()
             return
-        with trio.move_on_after(ANSWER_S) as patience:
+        with trio.move_on_after(ANSWER_S):
             await trio.lowlevel.checkpoint()
             for event in events:
                 await event.wait()
-        if patience.cancelled_caught:
-            self._give_up_on_slow(missing)
-
-    def _give_up_on_slow(self, missing: list[ChunkId]) -> None:
-        """Whoever was asked and has not answered counts as lacking it, until it says more."""
-        late = [chunk for chunk in missing if not self._store.chunks.has(chunk)]
-        others = len(self._peers) > 1
-        for peer in self._peers.values():
-            slow = peer.urgent.intersection(late)
-            peer.urgent -= slow
-            if others:
-                peer.lacks |= slow
 
     def _ask_urgently(self, missing: list[ChunkId]) -> list[ChunkId]:
-        """Ask the best peer for each chunk; returns those that no connected peer has."""
+        """Ask the best peer for each chunk; returns those that no connected peer has.
+
+        Each peer is asked once; the next one as soon as the last was asked long ago.
+        """
         wanted: dict[Source, list[ChunkId]] = {}
         hopeless = []
-        on_way = {chunk for peer in self._peers.values() for chunk in peer.urgent}
+        now = trio.current_time()
         for chunk in missing:
-            if chunk in on_way or self._store.chunks.has(chunk):
+            asked = [peer.urgent[chunk] for peer in self._peers.values() if chunk in peer.urgent]
+            if self._store.chunks.has(chunk) or (asked and now - max(asked) < ANSWER_S):
                 continue
-            able = [peer for peer in self._peers.values() if chunk not in peer.lacks]
-            if not able:
+            able = [
+                peer
+                for peer in self._peers.values()
+                if chunk not in peer.lacks and chunk not in peer.urgent
+            ]
+            if able:
+                best = min(able, key=lambda peer: len(peer.asked) + len(peer.urgent))
+                best.urgent[chunk] = now
+                wanted.setdefault(best.source, []).append(chunk)
+            elif not asked:
                 hopeless.append(chunk)
-                continue
-            best = min(able, key=lambda peer: len(peer.asked) + len(peer.urgent))
-            best.urgent.add(chunk)
-            wanted.setdefault(best.source, []).append(chunk)
         for source, chunks in wanted.items():
             source.want(tuple(chunks), urgent=True)
         return hopeless
@@ -205,29 +213,45 @@ class Fetcher:
     async def run(self, *, fetch_all: bool) -> None:
         """Fetch what versions need, for ever."""
         self.keeps_all = fetch_all
+        pause, left = float(RETRY_S), -1
         while True:
             changed = self._changed
+            self._give_up_on_silent()
             self._ask_in_background(fetch_all=fetch_all)
-            with trio.move_on_after(RETRY_S) as timeout:
+            with trio.move_on_after(pause) as timeout:
                 await changed.wait()
             if timeout.cancelled_caught:
                 for peer in self._peers.values():
                     peer.lacks.clear()
+                is_owed = any(peer.asked for peer in self._peers.values())
+                is_stuck = left == self._store.chunks.want_count and not is_owed
+                pause = min(2 * pause, RETRY_MAX_S) if is_stuck else float(RETRY_S)
+                left = self._store.chunks.want_count
+
+    def _give_up_on_silent(self) -> None:
+        """Give others what a peer was asked for and does not send."""
+        late = trio.current_time() - STALL_S
+        for peer in self._peers.values():
+            if peer.asked and peer.heard < late:
+                peer.lacks |= peer.asked
+                peer.asked.clear()
 
     def _ask_in_background(self, *, fetch_all: bool) -> None:
+        chunks = self._store.chunks
+        if chunks.waiting_bytes > UNCOMMITTED_BYTES_MAX or not chunks.has_room():
+            return  # the disk is behind, or the rest of it is for what is written here
         idle = [peer for peer in self._peers.values() if len(peer.asked) < WINDOW_CHUNKS]
         if not idle:
             return
         asked = {c for peer in self._peers.values() for c in (*peer.asked, *peer.urgent)}
         limit = len(asked) + WINDOW_CHUNKS * len(idle) * 2
-        if not self._store.chunks.has_room():
-            return  # the rest of the disk is for what is written here
-        known = self._store.chunks.wanted(limit) if fetch_all else []
+        known = chunks.wanted(limit) if fetch_all else []
         queue = [c for c in (*self._soon, *known) if c not in asked]
         for peer in idle:
             room = WINDOW_CHUNKS - len(peer.asked)
             chosen = [chunk for chunk in queue if chunk not in peer.lacks][:room]
             if chosen:
+                peer.heard = peer.heard if peer.asked else trio.current_time()
                 peer.asked.update(chosen)
                 taken = set(chosen)
                 queue = [chunk for chunk in queue if chunk not in taken]

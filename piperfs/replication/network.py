@@ -54,9 +54,12 @@ class Network(Protocol):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST:PORT as a pair. Raises ValueError."""
-    host, _, port = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    """HOST:PORT as a pair; whatever a peer says. Raises ValueError."""
+    host, _, text = address.rpartition(":")
+    port = int(text)
+    if not 0 < port < 65536 or not host.isprintable() or not host:
+        raise ValueError(f"{address!r} is no address")
+    return host.removeprefix("[").removesuffix("]"), port
 
 
 def join_address(host: str, port: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from piperfs.core.errors import StoreError
 from piperfs.core.identity import Identity
 from piperfs.core.ids import ReplicaId
 from piperfs.core.membership import MembershipGraph
@@ -22,7 +23,12 @@ class Clock(Protocol):
 
 
 class Commits(Protocol):
-    """The committer of the store. Its methods raise StoreError."""
+    """The committer of the store. Its methods raise StoreError.
+
+    `failure` is why the last commit failed, such as for a full disk; it is tried again.
+    """
+
+    failure: StoreError | None
 
     async def commit(self) -> None: ...
 

@@ -59,6 +59,9 @@ class _Dial:
     again: trio.Event = field(default_factory=trio.Event)
     reason: str = "not dialled yet"
     replica: ReplicaId | None = None
+    is_given: bool = False  # by the user, so never forgotten
+    failures: int = 0  # since somebody answered
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Replicator:
@@ -76,6 +79,7 @@ class Replicator:
         self._progress = trio.Event()
         self.fetcher = Fetcher(local.store)
         self.fetcher.on_complete = self._content_arrived
+        self.fetcher.on_arrival = self._chunk_arrived
         self.listening: list[str] = []
         self.refusals = Refusals()
         self._bytes_closed: dict[str, Counter[str]] = {"sent": Counter(), "received": Counter()}
@@ -92,32 +96,45 @@ class Replicator:
             self.listening = list(listening)
             nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
             nursery.start_soon(self._tell_of_peers)
-            for address in (*self._options.peers, *self._remembered()):
+            for address in self._options.peers:
+                self.add_address(address, is_given=True)
+            for address in self._remembered():
                 self.add_address(address)
             if self._options.discovery:
                 nursery.start_soon(self._discovery().run)
             task_status.started()
 
     def _remembered(self) -> Iterator[str]:
-        for row in self._local.store.peers().values():
-            yield from row.addresses
+        members = self._local.graph.state()
+        for replica, row in self._local.store.peers().items():
+            if members.may_connect(replica):
+                yield from row.addresses
 
     @property
     def reachable(self) -> list[str]:
         """Addresses at which others may reach this replica."""
         return self._network.reachable()
 
-    def add_address(self, address: str) -> None:
-        """Dial an address from now on."""
+    def add_address(self, address: str, *, is_given: bool = False) -> None:
+        """Dial an address from now on; a full list forgets what has not answered for longest."""
         if address in self._dials:
             self._dials[address].again.set()
             return
-        if self._nursery is None or len(self._dials) >= ADDRESSES_MAX:
+        if self._nursery is None or address in self._network.reachable():
             return
-        if address in self._network.reachable():
+        if len(self._dials) >= ADDRESSES_MAX and not self._forget_one():
             return
-        dial = self._dials[address] = _Dial(address)
+        dial = self._dials[address] = _Dial(address, is_given=is_given)
         self._nursery.start_soon(self._keep_dialling, dial)
+
+    def _forget_one(self) -> bool:
+        dead = [dial for dial in self._dials.values() if dial.failures and not dial.is_given]
+        if not dead:
+            return False
+        worst = max(dead, key=lambda dial: dial.failures)
+        worst.scope.cancel()
+        del self._dials[worst.address]
+        return True
 
     def _discovery(self) -> Discovery:
         own = self._local.store
@@ -133,18 +150,20 @@ class Replicator:
 
     async def _keep_dialling(self, dial: _Dial) -> None:
         pause = PAUSE_MIN_S
-        while True:
-            dial.again = trio.Event()
-            if self._is_wanted(dial):
-                begun = trio.current_time()
-                dial.reason = await self._dial_once(dial)
-                pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
-                pause = min(PAUSE_MAX_S, pause * 2)
-            jitter = 0.5 + self._local.clock.entropy(1)[0] / 255
-            with trio.move_on_after(pause * jitter) as timer:
-                await dial.again.wait()
-            if not timer.cancelled_caught:
-                pause = PAUSE_MIN_S
+        with dial.scope:
+            while True:
+                dial.again = trio.Event()
+                if self._is_wanted(dial):
+                    begun = trio.current_time()
+                    dial.reason = await self._dial_once(dial)
+                    dial.again = trio.Event()  # its own end is no reason to hurry
+                    pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
+                    pause = min(PAUSE_MAX_S, pause * 2)
+                jitter = 0.5 + self._local.clock.entropy(1)[0] / 255
+                with trio.move_on_after(pause * jitter) as timer:
+                    await dial.again.wait()
+                if not timer.cancelled_caught:
+                    pause = PAUSE_MIN_S
 
     def _is_wanted(self, dial: _Dial) -> bool:
         if dial.replica in self._sessions:
@@ -153,11 +172,15 @@ class Replicator:
 
     async def _dial_once(self, dial: _Dial) -> str:
         """One connection from begin to end; returns why it ended."""
+        dial.failures += 1
         try:
             link = await self._network.dial(dial.address)
             return await self._converse(link, Side.CLIENT, dial)
         except PeerError as error:
             return str(error)
+        except Exception:  # whatever stands in an address must not end the daemon
+            log.exception("peer.failed", address=dial.address)
+            return "an internal error, which the log shows"
 
     async def _accept(self, link: Link) -> None:
         reason = await self._converse(link, Side.SERVER, None)
@@ -172,7 +195,7 @@ class Replicator:
                 if greeted is None:
                     return "it was let in"
                 if dial is not None:
-                    dial.replica = greeted.replica
+                    dial.replica, dial.failures = greeted.replica, 0
                 await self._hold(channel, greeted)
             except* HandshakeError as group:
                 reason = self._note_refusal(link, group)
@@ -222,10 +245,17 @@ class Replicator:
         finally:
             if self._sessions.get(replica) is session:
                 del self._sessions[replica]
+                self._dial_again(replica)
             self._bytes_closed["sent"] += channel.sent
             self._bytes_closed["received"] += channel.received
             self._note_contact(session)
             self._note_progress()
+
+    def _dial_again(self, replica: ReplicaId) -> None:
+        """Whoever is gone may be back at once, whichever side dialled before."""
+        for dial in self._dials.values():
+            if dial.replica == replica:
+                dial.again.set()
 
     def _is_better(self, side: Side, replica: ReplicaId) -> bool:
         """Whether a connection on whose `side` we are is the one that both ends keep."""
@@ -244,8 +274,13 @@ class Replicator:
     # Events
 
     def _wake(self) -> None:
+        self.fetcher.wake()  # the disk took what came, so there may be room for more
         for session in self._sessions.values():
             session.wake()
+
+    def _chunk_arrived(self, chunk: ChunkId) -> None:
+        for session in self._sessions.values():
+            session.chunk_arrived(chunk)
 
     def _content_arrived(self) -> None:
         for session in self._sessions.values():
@@ -272,14 +307,17 @@ class Replicator:
                     session.told_peers = known
                     session.send_peers(tuple(k for k in known if k[0] != session.replica))
                 for replica, addresses in session.peers:
-                    if replica not in self._sessions and replica != self._local.store.replica:
-                        for address in addresses[:4]:
-                            self._hear_of(address)
+                    self._hear_of(replica, addresses[:4])
                 session.peers = ()
 
-    def _hear_of(self, address: str) -> None:
-        if address not in self._dials:
-            self.add_address(address)
+    def _hear_of(self, replica: ReplicaId, addresses: Iterable[str]) -> None:
+        """A peer says where another member was met."""
+        is_member = self._local.graph.state().may_connect(replica)
+        if not is_member or replica in self._sessions or replica == self._local.store.replica:
+            return
+        for address in addresses:
+            if address not in self._dials:
+                self.add_address(address)
 
     # Reading
 

@@ -10,13 +10,12 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Final
 
 import trio
 from msgspec.structs import replace
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import PeerError, StoreError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
 from piperfs.core.limits import KIB
 from piperfs.core.operation import Envelope, decode_envelope
@@ -28,12 +27,13 @@ from piperfs.replication.channel import Channel
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted
 from piperfs.replication.ports import Local
+from piperfs.replication.serving import Serving
 from piperfs.replication.verifying import Verified, verify_operations
 
 OPERATIONS_BYTES: Final = 384 * KIB  # of one message
 INLINE_CHUNK_BYTES_MAX: Final = 64 * KIB
 INLINE_BYTES_MAX: Final = 448 * KIB
-CHUNKS_BYTES: Final = 640 * KIB
+DISK_RETRY_S: Final = 1
 KNOWN_MAX: Final = 50_000  # ids that the peer sent us, so that they are not sent back
 APPLY_AT_ONCE: Final = 64
 VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
@@ -58,6 +58,7 @@ class Standing:
     cursor: int = 0  # of their lseq: applied here
     durable: int = 0  # of their lseq: what they have
     digest: bytes = b""
+    unheeded: int = 0  # operations of theirs that were not taken in: refused, or unknown history
     refused: int = 0  # operations of theirs that did not verify
     last_reason: str = ""
     rtt_s: float | None = None
@@ -97,13 +98,12 @@ class Session:
         self._known: OrderedDict[OperationId, None] = OrderedDict()
         self._durable = trio.Event()
         self._applied = trio.Event()
-        self._asked: dict[ChunkId, None] = {}  # in the background, in order
-        self._has_asked = trio.Event()
+        self._serving = Serving(channel, local.store.chunks)
         self._started = trio.Event()
         self._owed: deque[OperationId] = deque()  # what comparisons found missing there
         self._told = 0  # of our lseq: the peer was told that it has everything up to here
         self._is_partial = False  # the comparison that runs leaves something for another one
-        self._lacked = False  # it asked for chunks that were not here
+        self._skipped = False  # the disk was full: something it sent was dropped
         self._repaired_at = float("-inf")
         self._repair_pause_s: float = REPAIR_PAUSE_S
         self._pinged: dict[int, float] = {}
@@ -112,7 +112,8 @@ class Session:
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
             m.Operations: send.send,
             m.Chunks: lambda x: fetcher.receive(self, x.chunks, x.absent),
-            m.Want: self._note_want,
+            m.Have: lambda x: fetcher.hope_again(self, x.chunks),
+            m.Want: self._serving.note,
             m.Ack: self._note_ack,
             m.State: self._note_state,
             m.MemberIds: self._answer_member_ids,
@@ -133,7 +134,7 @@ class Session:
                 nursery.start_soon(self._apply_batches)
                 nursery.start_soon(self._acknowledge)
                 nursery.start_soon(self._push)
-                nursery.start_soon(self._serve_chunks)
+                nursery.start_soon(self._serving.run)
                 nursery.start_soon(self._ping)
                 self.send_members_ids()
                 self.send_state()
@@ -157,6 +158,8 @@ class Session:
     def wake(self) -> None:
         """Something became durable here."""
         self._durable.set()
+        if self._skipped:
+            self.close()  # the next connection goes on where this one stopped
 
     def send_members_ids(self) -> None:
         known = tuple(self._local.graph.records())
@@ -164,7 +167,7 @@ class Session:
 
     def send_state(self) -> None:
         store = self._store
-        row = store.peer(self.replica)
+        row = store.durable_peer(self.replica)
         self.channel.send(
             m.State(
                 store=store.store_id,
@@ -216,7 +219,6 @@ class Session:
         self._note_own_seq(state.seen_seq)
         if not self._started.is_set():
             self._begin(state)
-        self._fetcher.hope_again(self)
         self._maybe_repair(state)
         self._on_progress()
 
@@ -234,7 +236,8 @@ class Session:
         """The first word on where the other end stands decides how to go on."""
         self._store_id = state.store
         row = self._store.peer(self.replica)
-        if row.store != state.store:
+        went_back = row.cursor > state.durable_lseq  # its store is an old copy of what it was
+        if row.store != state.store or went_back:
             self._store.put_peer(self.replica, replace(row, store=state.store, cursor=0))
         self.standing.cursor = self._store.peer(self.replica).cursor
         durable = self._store.log.durable_lseq
@@ -252,10 +255,11 @@ class Session:
     def _maybe_repair(self, state: m.State) -> None:
         """Both ends think to be done and still differ: compare everything."""
         standing, now = self.standing, trio.current_time()
-        idle = standing.sent == self._store.log.durable_lseq == standing.acked
+        durable = self._store.log.durable_lseq
+        idle = standing.sent == durable and standing.acked >= durable
         caught_up = standing.cursor >= state.durable_lseq
         if state.digest == self._store.digest():
-            standing.refused = 0
+            standing.refused = standing.unheeded = 0
             self._repair_pause_s = REPAIR_PAUSE_S
         elif idle and caught_up and now - self._repaired_at > self._repair_pause_s:
             self._repair_pause_s = min(REPAIR_PAUSE_MAX_S, 2 * self._repair_pause_s)
@@ -292,6 +296,9 @@ class Session:
             await self._apply_batch(batch)
 
     async def _apply_batch(self, batch: m.Operations) -> None:
+        if self._local.committer.failure is not None:
+            self._skipped = True  # nothing more is kept in memory until the disk takes it
+            return
         fresh: list[tuple[bytes, Envelope]] = []
         for raw in batch.envelopes:
             envelope = decode_envelope(raw)
@@ -301,10 +308,12 @@ class Session:
         verified = await self._verify(fresh)
         if verified.reasons:
             self.standing.refused += len(verified.reasons)
+            self.standing.unheeded += len(verified.reasons)
             self.standing.last_reason = verified.reasons[-1]
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
-            self._store.apply_remote(part, self._local.clock.now_ns())
+            applied = self._store.apply_remote(part, self._local.clock.now_ns())
+            self.standing.unheeded += applied.unattested
             await trio.lowlevel.checkpoint()
         self._fetcher.receive(self, batch.chunks, ())
         if batch.upto:
@@ -349,20 +358,33 @@ class Session:
             await self._applied.wait()
             self._applied = trio.Event()
             cursor = self.standing.cursor
-            is_whole = self._fetcher.keeps_all and not self._store.chunks.want_count
-            await self._local.committer.settled()
+            is_whole = self._is_whole()
+            try:
+                await self._local.committer.settled()
+            except StoreError:
+                await trio.sleep(DISK_RETRY_S)
+                self._applied.set()
+                continue
             if is_whole:
                 complete = cursor
             if (cursor, complete) != said:
                 said = (cursor, complete)
                 self.channel.send(m.Ack(cursor, complete))
 
+    def _is_whole(self) -> bool:
+        """Whether this replica counts as a copy of what the peer sent so far."""
+        return (
+            self._fetcher.keeps_all
+            and not self._store.chunks.want_count
+            and not self.standing.unheeded
+        )
+
     def content_arrived(self) -> None:
         """Nothing is wanted any more: what was acknowledged may be complete now."""
         self._applied.set()
-        if self._lacked:
-            self._lacked = False
-            self.send_state()  # lets the peer ask again
+
+    def chunk_arrived(self, chunk: ChunkId) -> None:
+        self._serving.chunk_arrived(chunk)
 
     # Sending operations
 
@@ -419,7 +441,9 @@ class Session:
 
     def _owe(self, operations: Sequence[OperationId]) -> None:
         """Send operations that a comparison found missing there, when there is room."""
-        self._owed.extend(operations[: OWED_MAX - len(self._owed)])
+        room = OWED_MAX - len(self._owed)
+        self._owed.extend(operations[:room])
+        self._is_partial |= len(operations) > room
         self._durable.set()
 
     # Comparing
@@ -442,49 +466,6 @@ class Session:
         self._is_partial |= found.is_partial
         if not found.ranges and not self._is_partial and self._started.is_set():
             self._is_delta = True  # behind what is owed
-
-    # Chunks
-
-    def _note_want(self, want: m.Want) -> None:
-        if len(want.chunks) > m.ITEMS_MAX or len(self._asked) > m.ITEMS_MAX:
-            raise PeerError("it asks for too many chunks at once")
-        if want.urgent:
-            for chunk in want.chunks:
-                self._asked.pop(chunk, None)  # it is not sent twice
-            self._send_chunks(want.chunks, urgent=True)
-        else:
-            self._asked.update(dict.fromkeys(want.chunks))
-            self._has_asked.set()
-
-    def _send_chunks(self, wanted: Sequence[ChunkId], *, urgent: bool) -> None:
-        chunks: list[tuple[ChunkId, bytes]] = []
-        absent: list[ChunkId] = []
-        size = 0
-        for chunk in wanted:
-            sealed = self._store.chunks.get(chunk)
-            if sealed is None:
-                absent.append(chunk)
-                self._lacked = True
-                continue
-            if chunks and size + len(sealed) > CHUNKS_BYTES:
-                self.channel.send(m.Chunks(tuple(chunks)), urgent=urgent)
-                chunks, size = [], 0
-            chunks.append((chunk, sealed))
-            size += len(sealed)
-        self.channel.send(m.Chunks(tuple(chunks), tuple(absent)), urgent=urgent)
-
-    async def _serve_chunks(self) -> None:
-        """Send what was asked for in the background, a little at a time."""
-        while True:
-            await self._has_asked.wait()
-            self._has_asked = trio.Event()
-            while self._asked:
-                part = list(islice(self._asked, 4))
-                for chunk in part:
-                    del self._asked[chunk]
-                self._send_chunks(part, urgent=False)
-                await self.channel.wait_for_room()
-                await trio.lowlevel.checkpoint()
 
     async def _ping(self) -> None:
         token = 0

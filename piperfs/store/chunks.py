@@ -118,6 +118,12 @@ class ChunkStore:
                 break
         return found
 
+    def defer(self, chunk: ChunkId) -> None:
+        """Nobody who was asked has it: until the next start, all others come first."""
+        row = self._wants.pop(chunk, None)
+        if row is not None:
+            self._wants[chunk] = row
+
     def is_wanted(self, chunk: ChunkId) -> bool:
         return chunk in self._wants
 

@@ -327,6 +327,10 @@ class Store:
     def peer(self, replica: ReplicaId) -> PeerRow:
         return self.tables.peer.get(replica) or PeerRow()
 
+    def durable_peer(self, replica: ReplicaId) -> PeerRow:
+        """What a crash cannot take back of what is remembered of a peer."""
+        return self.tables.peer.get_durable(replica) or PeerRow()
+
     def put_peer(self, replica: ReplicaId, row: PeerRow) -> None:
         self.tables.peer.put(replica, row)
 

@@ -173,3 +173,102 @@ async def test_a_reader_overtakes_the_background(fetcher: Fetcher) -> None:
         fetcher.receive(peer, [(last, chunks[last])], ())
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_line_is_not_asked_twice(fetcher: Fetcher, autojump_clock: MockClock) -> None:
+    chunks = make_chunks(3)
+    slow = Peer(fetcher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.fetch, chunks, trio.current_time() + 60)
+        for answer in chunks.items():
+            await trio.sleep(5 * fetching.ANSWER_S)
+            fetcher.receive(slow, [answer], ())
+    assert len(slow.asked) == len(chunks)
+
+
+async def test_where_all_are_slow_a_reader_waits(
+    fetcher: Fetcher, autojump_clock: MockClock
+) -> None:
+    chunks = make_chunks(1)
+    first, second = Peer(fetcher), Peer(fetcher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.fetch, chunks, trio.current_time() + 60)
+        await trio.sleep(10 * fetching.ANSWER_S)
+        assert len(first.asked) == len(second.asked) == 1
+        fetcher.receive(first, chunks.items(), ())
+
+
+async def test_wants_that_nobody_has_hold_up_no_others(fetcher: Fetcher) -> None:
+    hopeless, others = make_chunks(300), make_chunks(50)
+    for chunk in (*hopeless, *others):
+        fetcher._store.chunks.want(chunk, 0)
+    Peer(fetcher, others)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fetcher.run(fetch_all=True))
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetcher._store.chunks.want_count == len(hopeless)
+        nursery.cancel_scope.cancel()
+
+
+async def test_hopeless_wants_are_asked_for_ever_less_often(
+    fetcher: Fetcher, autojump_clock: MockClock
+) -> None:
+    (chunk,) = make_chunks(1)
+    fetcher._store.chunks.want(chunk, 0)
+    peer = Peer(fetcher, {})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fetcher.run(fetch_all=True))
+        await trio.sleep(600)
+        assert 5 < len(peer.asked) < 20
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_peer_got_meanwhile_is_asked_for_at_once(
+    fetcher: Fetcher, autojump_clock: MockClock
+) -> None:
+    chunks = make_chunks(2)
+    for chunk in chunks:
+        fetcher._store.chunks.want(chunk, 0)
+    peer = Peer(fetcher, {})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fetcher.run(fetch_all=True))
+        await trio.testing.wait_all_tasks_blocked()
+        begun, peer.chunks = trio.current_time(), chunks
+        fetcher.hope_again(peer, list(chunks)[:1])
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetcher._store.chunks.want_count == 1
+        assert trio.current_time() == begun
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_silent_peer_gives_its_share_back(
+    fetcher: Fetcher, autojump_clock: MockClock
+) -> None:
+    chunks = make_chunks(10)
+    for chunk in chunks:
+        fetcher._store.chunks.want(chunk, 0)
+    Peer(fetcher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fetcher.run(fetch_all=True))
+        await trio.testing.wait_all_tasks_blocked()
+        Peer(fetcher, chunks)
+        await trio.sleep(2 * fetching.STALL_S)
+        assert fetcher._store.chunks.want_count == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_asked_for_while_the_disk_is_behind(fetcher: Fetcher) -> None:
+    chunks = make_chunks(10)
+    for chunk in chunks:
+        fetcher._store.chunks.want(chunk, 0)
+    fetcher._store.chunks.uncommitted_bytes = fetching.UNCOMMITTED_BYTES_MAX + 1
+    peer = Peer(fetcher, chunks)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: fetcher.run(fetch_all=True))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not peer.asked
+        fetcher._store.chunks.uncommitted_bytes = 0
+        fetcher.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetcher._store.chunks.want_count == 0
+        nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ import trio
 
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import generate
-from piperfs.core.ids import ChunkId, OperationId, StoreId
+from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
 from piperfs.core.limits import PREAUTH_FRAME_BYTES_MAX, SEQ_MAX
 from piperfs.daemon.node import Node
 from piperfs.protocol import messages as m
@@ -20,6 +20,8 @@ from piperfs.protocol.handshake import Side
 from piperfs.replication import greeting, network
 from piperfs.replication.channel import Channel
 from piperfs.replication.network import TlsNetwork, closing
+from piperfs.replication.replicator import ADDRESSES_MAX
+from piperfs.store.rows import PeerRow
 from tests.support import peers
 from tests.support.peers import names, pair, running, until, write_file
 
@@ -203,6 +205,48 @@ async def test_a_lie_about_numbers_ends_no_writing(tmp_path: Path) -> None:
         write_file(anna, b"f", b"text")
         await anna.committer.commit()
         assert names(anna) == {b"f"}
+
+
+async def test_addresses_that_are_none_end_nothing(tmp_path: Path) -> None:
+    async with liar(tmp_path) as (anna, channel):
+        nonsense = ("1.2.3.4:99999", "a\0b:1", "x" * 300, "127.0.0.1:1", "")
+        member = ReplicaId(os.urandom(16))
+        channel.send(msgspec.structs.replace(STATE, addresses=nonsense))
+        channel.send(m.Peers(((member, nonsense), (anna.store.replica, nonsense))))
+        channel.send(m.Ping(1))
+        await channel.flush()
+        while not any(isinstance(each, m.Pong) for each in await channel.receive()):
+            pass
+        anna.replicator.add_address("1.2.3.4:99999")
+        await until(lambda: anna.replicator._dials["1.2.3.4:99999"].failures)
+        assert peers.connected(anna) == 1
+        assert len(anna.replicator._dials) == 1  # strangers' addresses are not dialled
+
+
+async def test_dead_addresses_make_room_for_new_ones(tmp_path: Path) -> None:
+    async with running(peers.founder(tmp_path), "127.0.0.1:1") as anna:
+        for port in range(2, 2 + 2 * ADDRESSES_MAX):
+            anna.replicator.add_address(f"127.0.0.1:{port}")
+            await trio.sleep(0.005)  # lets it be dialled, in vain
+        assert len(anna.replicator._dials) == ADDRESSES_MAX
+        assert "127.0.0.1:1" in anna.replicator._dials
+    anna.close()
+
+
+async def test_only_what_is_durable_is_said_to_be(tmp_path: Path) -> None:
+    async with liar(tmp_path) as (anna, channel):
+        channel.send(STATE)
+        ben = next(each.replica for each in anna.members() if each.label == "ben")
+        anna.store.put_peer(ben, PeerRow(StoreId(bytes(16)), cursor=7))  # waits for a commit
+        anna.replicator._sessions[ben].send_state()
+        channel.send(m.Ping(1))
+        await channel.flush()
+        heard: list[m.Message] = []
+        while m.Pong(1) not in heard:
+            heard += await channel.receive()
+        said = [each.cursor_lseq for each in heard if isinstance(each, m.State)]
+        assert said
+        assert not any(said)
 
 
 async def test_unknown_ids_are_answered_with_absence(tmp_path: Path) -> None:
