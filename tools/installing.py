@@ -5,10 +5,13 @@ mount(8) looks for helpers in /sbin and nowhere else, hence the one link outside
 """
 
 import gzip
+import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import updatedb
 from environment import ROOT, as_root, fail, make_venv, say
 
 HOME = Path("/usr/local/lib/piperfs")
@@ -17,23 +20,30 @@ LINKS = {
     Path("/sbin/mount.piperfs"): HOME / "venv/bin/mount.piperfs",
 }
 UNITS = Path("/usr/local/lib/systemd/system")
+SERVICE = "piperfs@.service"
+DOCUMENTS = Path("/usr/local/share/doc/piperfs")
 MANUALS = Path("/usr/local/share/man")
+COMPLETIONS = {
+    "bash": Path("/usr/local/share/bash-completion/completions/piperfs"),
+    "zsh": Path("/usr/local/share/zsh/site-functions/_piperfs"),
+    "fish": Path("/usr/local/share/fish/vendor_completions.d/piperfs.fish"),
+}
+UPDATEDB = Path("/etc/updatedb.conf")
 
 
 def install() -> None:
     """Install, or bring up to date."""
     _require_root()
+    os.umask(0o022)
     HOME.mkdir(parents=True, exist_ok=True)
     make_venv(HOME / "venv", str(ROOT))
     for link, target in LINKS.items():
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-    UNITS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "packaging/systemd/piperfs@.service", UNITS)
-    for page in sorted((ROOT / "packaging/man").glob("*.[18]")):
-        directory = MANUALS / f"man{page.suffix[1:]}"
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+    for path, content in _files():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    _edit(UPDATEDB, updatedb.with_names)
     _reload()
     say("Installed: piperfs, mount -t piperfs, piperfs@.service, man piperfs")
 
@@ -44,12 +54,64 @@ def remove() -> None:
     for link, target in LINKS.items():
         if link.is_symlink() and link.readlink() == target:
             link.unlink()
-    shutil.rmtree(HOME, ignore_errors=True)
-    (UNITS / "piperfs@.service").unlink(missing_ok=True)
-    for page in sorted((ROOT / "packaging/man").glob("*.[18]")):
-        (MANUALS / f"man{page.suffix[1:]}" / f"{page.name}.gz").unlink(missing_ok=True)
+    paths = [UNITS / SERVICE, *COMPLETIONS.values(), *(path for path, _ in _pages())]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for directory in (HOME, DOCUMENTS):
+        shutil.rmtree(directory, ignore_errors=True)
+    for directory in dict.fromkeys(path.parent for path in paths):
+        _remove_if_empty(directory)
+    _edit(UPDATEDB, updatedb.without_names)
     _reload()
     say("Removed; the volumes in /var/lib/piperfs are untouched")
+
+
+def _files() -> Iterator[tuple[Path, bytes]]:
+    """Everything beside the program itself: where it goes, and what it holds."""
+    yield UNITS / SERVICE, (ROOT / "packaging/systemd" / SERVICE).read_bytes()
+    for path in sorted((ROOT / "packaging/systemd").glob("home-shared.*")):
+        yield DOCUMENTS / "examples" / path.name, path.read_bytes()
+    for path in sorted((ROOT / "packaging/doc").glob("*.md")):
+        yield DOCUMENTS / path.name, path.read_bytes()
+    for path, page in _pages():
+        yield path, gzip.compress(page.read_bytes(), mtime=0)
+    for shell, path in COMPLETIONS.items():
+        yield path, _completion(shell)
+
+
+def _pages() -> list[tuple[Path, Path]]:
+    """Manual pages: where each goes, and where it lies here."""
+    pages = sorted((ROOT / "packaging/man").glob("*.[18]"))
+    return [(MANUALS / f"man{page.suffix[1:]}" / f"{page.name}.gz", page) for page in pages]
+
+
+def _completion(shell: str) -> bytes:
+    """The script that the command line itself makes for a shell."""
+    environment = {**os.environ, "_PIPERFS_COMPLETE": f"{shell}_source"}
+    program = HOME / "venv/bin/piperfs"
+    return subprocess.run([program], env=environment, capture_output=True, check=True).stdout
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a directory that we may have made; those of the base system are never empty."""
+    while directory.is_relative_to("/usr/local") and directory.is_dir():
+        if any(directory.iterdir()) or directory.parent == Path("/usr/local"):
+            return
+        directory.rmdir()
+        directory = directory.parent
+
+
+def _edit(path: Path, change: Callable[[str], str]) -> None:
+    """Change a file of configuration in one step, if it exists and the change is one."""
+    if not path.exists():
+        return
+    before = path.read_text()
+    after = change(before)
+    if after != before:
+        draft = path.with_name(f"{path.name}.piperfs-new")
+        draft.write_text(after)
+        shutil.copystat(path, draft)
+        draft.replace(path)
 
 
 def _require_root() -> None:

@@ -10,12 +10,12 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask
-from piperfs.cli.volume import as_json
+from piperfs.cli.volume import as_json, volume_argument
 from piperfs.core.errors import ExitCode
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option("--copies", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--timeout", type=click.FloatRange(0), help="Give up after so many seconds.")
 @as_json
@@ -29,7 +29,7 @@ def sync(volume: str, copies: int, timeout: float | None, as_json: bool) -> None
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option("--repair", is_flag=True, help="Mend what can be mended, from peers first.")
 @as_json
 def fsck(volume: str, repair: bool, as_json: bool) -> None:

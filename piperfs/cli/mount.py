@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from piperfs.cli import output, spawn
+from piperfs.cli.volume import volume_argument
 from piperfs.control import client, places
 from piperfs.core.errors import ExitCode, UserError
 
@@ -46,7 +47,7 @@ def _joined(words: tuple[str, ...], flags: dict[str, tuple[str, ...]]) -> str:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @daemon_options
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
@@ -162,7 +163,7 @@ def _detach(target: Path) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @daemon_options
 @click.option("-d", "--detach", is_flag=True, help="Return when it serves, and go on behind.")
 def serve(volume: str, words: tuple[str, ...], detach: bool, **flags: Any) -> None:

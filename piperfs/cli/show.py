@@ -10,11 +10,11 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask
-from piperfs.cli.volume import as_json
+from piperfs.cli.volume import as_json, volume_argument
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @as_json
 def status(volume: str, as_json: bool) -> None:
     """Show heads, peers, lag, conflicts, store and health."""
@@ -59,7 +59,7 @@ def _protection(kind: str) -> str:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @as_json
 def peers(volume: str, as_json: bool) -> None:
     """List the other members as seen from here."""
@@ -92,7 +92,7 @@ def _print_peers(facts: list[dict[str, Any]]) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @as_json
 def members(volume: str, as_json: bool) -> None:
     """List the computers that were let in."""
@@ -115,7 +115,7 @@ def members(volume: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @as_json
 def conflicts(volume: str, as_json: bool) -> None:
     """List versions of files that stand side by side.
@@ -133,7 +133,7 @@ def conflicts(volume: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @as_json
 def digest(volume: str, as_json: bool) -> None:
     """Print a hash of the merged state: equal means converged."""
@@ -145,7 +145,7 @@ def digest(volume: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 def metrics(volume: str) -> None:
     """Print metrics in the text format of Prometheus."""
     output.line(ask(volume, "metrics").rstrip("\n"))

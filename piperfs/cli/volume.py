@@ -11,10 +11,22 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask, ask_offline
-from piperfs.control.places import resolve_volume
+from piperfs.control.places import resolve_volume, state_root
 
 ROLES = ("admin", "writer", "reader", "store")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _complete_volume(_ctx: Any, _param: Any, incomplete: str) -> list[str]:
+    """The names below the state root that begin so; a path is the shell's own business."""
+    try:
+        found = sorted(path.name for path in state_root().iterdir() if path.is_dir())
+    except OSError:
+        return []
+    return [name for name in found if name.startswith(incomplete)]
+
+
+volume_argument = click.argument("volume", shell_complete=_complete_volume)
 member_name = click.option(
     "--member", default="", help="What to call this computer [its host name]."
 )
@@ -36,7 +48,7 @@ class Duration(click.ParamType[int]):
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option("--name", "label", default="", help="Label of the volume [the last part of VOLUME].")
 @member_name
 @as_json
@@ -52,7 +64,7 @@ def init(volume: str, label: str, member: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option("--role", type=click.Choice(ROLES), default="writer", show_default=True)
 @click.option("--expires", type=Duration(), default="24h", show_default=True)
 @as_json
@@ -68,7 +80,7 @@ def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.argument("ticket")
 @member_name
 @as_json
@@ -121,7 +133,7 @@ def rotate_keys(volume: str, as_json: bool) -> None:
 
 
 @click.command(name="remove-member")
-@click.argument("volume")
+@volume_argument
 @click.argument("member")
 @as_json
 def remove_member(volume: str, member: str, as_json: bool) -> None:
