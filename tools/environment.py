@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,8 +37,8 @@ def ensure() -> Path:
     fingerprint = _fingerprint()
     if not _is_current(fingerprint):
         _require_python()
-        _install_packages((*PRODUCT_PACKAGES, *TEST_PACKAGES, *_python_packages()))
-        make_venv(VENV, "--editable", f"{ROOT}[dev]")
+        install_packages(*PRODUCT_PACKAGES, *TEST_PACKAGES, *_python_packages())
+        make_venv(VENV, sys.executable, "--editable", f"{ROOT}[dev]")
         STAMP.write_text(fingerprint)
     return PYTHON
 
@@ -85,7 +84,8 @@ def _python_packages() -> tuple[str, ...]:
     return wanted
 
 
-def _install_packages(names: tuple[str, ...]) -> None:
+def install_packages(*names: str) -> None:
+    """Install those Debian packages that are not there yet."""
     missing = [name for name in names if not _is_installed(name)]
     if not missing:
         return
@@ -114,11 +114,11 @@ def as_root(command: list[str]) -> list[str]:
     return ["sudo", "--", *command]
 
 
-def make_venv(directory: Path, *requirements: str) -> None:
+def make_venv(directory: Path, python: str, *requirements: str) -> None:
     """Make or refresh a virtual environment that holds PiperFS."""
     say(f"Setting up {directory}")
     if not (directory / "bin/pip").exists():
-        venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(directory)
+        _run([python, "-m", "venv", "--clear", "--symlinks", str(directory)])
     pip = [str(directory / "bin/python"), "-m", "pip", "install", "--quiet"]
     _run([*pip, "--disable-pip-version-check", "--constraint", str(CONSTRAINTS), *requirements])
 

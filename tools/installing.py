@@ -8,12 +8,14 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import updatedb
-from environment import ROOT, as_root, fail, make_venv, say
+from environment import ROOT, as_root, fail, install_packages, make_venv, say
 
+SYSTEM_PYTHON = "/usr/bin/python3"
 HOME = Path("/usr/local/lib/piperfs")
 LINKS = {
     Path("/usr/local/bin/piperfs"): HOME / "venv/bin/piperfs",
@@ -28,6 +30,7 @@ COMPLETIONS = {
     "zsh": Path("/usr/local/share/zsh/site-functions/_piperfs"),
     "fish": Path("/usr/local/share/fish/vendor_completions.d/piperfs.fish"),
 }
+KEPT = {Path("/usr/local", name) for name in ("share", "lib", "bin", "share/man")}
 UPDATEDB = Path("/etc/updatedb.conf")
 
 
@@ -36,7 +39,7 @@ def install() -> None:
     _require_root()
     os.umask(0o022)
     HOME.mkdir(parents=True, exist_ok=True)
-    make_venv(HOME / "venv", str(ROOT))
+    make_venv(HOME / "venv", _python(), str(ROOT))
     for link, target in LINKS.items():
         link.unlink(missing_ok=True)
         link.symlink_to(target)
@@ -66,6 +69,17 @@ def remove() -> None:
     say("Removed; the volumes in /var/lib/piperfs are untouched")
 
 
+def _python() -> str:
+    """The system's own Python if it is new enough: services may not look into home directories."""
+    question = [SYSTEM_PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    if Path(SYSTEM_PYTHON).exists() and subprocess.run(question, check=False).returncode == 0:
+        install_packages("python3-dev", "python3-venv")
+        return SYSTEM_PYTHON
+    if Path(os.path.realpath(sys.executable)).is_relative_to(Path.home()):
+        say(f"Note: {sys.executable} is in a home directory, where piperfs@.service cannot run it")
+    return sys.executable
+
+
 def _files() -> Iterator[tuple[Path, bytes]]:
     """Everything beside the program itself: where it goes, and what it holds."""
     yield UNITS / SERVICE, (ROOT / "packaging/systemd" / SERVICE).read_bytes()
@@ -93,10 +107,8 @@ def _completion(shell: str) -> bytes:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Remove a directory that we may have made; those of the base system are never empty."""
-    while directory.is_relative_to("/usr/local") and directory.is_dir():
-        if any(directory.iterdir()) or directory.parent == Path("/usr/local"):
-            return
+    """Remove a directory and its parents, unless the base system has them."""
+    while directory.is_dir() and directory not in KEPT and not any(directory.iterdir()):
         directory.rmdir()
         directory = directory.parent
 

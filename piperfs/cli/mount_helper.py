@@ -13,6 +13,7 @@ from pathlib import Path
 
 from piperfs.cli import output
 from piperfs.cli.mount import start_mount
+from piperfs.control import places
 from piperfs.core.errors import ExitCode, UserError
 
 MOUNT_USAGE = 1
@@ -41,11 +42,26 @@ def run(arguments: list[str]) -> int:
     try:
         for namespace in (value for flag, value in flags if flag == "-N"):
             _enter(namespace)
-        start_mount(spec, Path(directory), ",".join(options), sloppy="-s" in given)
+        start_mount(_as_written(spec), Path(directory), ",".join(options), sloppy="-s" in given)
     except UserError as error:
         output.error(str(error))
         return MOUNT_USAGE if error.code is ExitCode.USAGE else MOUNT_FAILED
     return 0
+
+
+def _as_written(spec: str) -> str:
+    """The volume's name as fstab has it.
+
+    mount(8) makes a path of a name that happens to exist where it runs: started in /, it turns the
+    volume `home` into `/home`.
+    """
+    name = os.path.relpath(spec, os.path.realpath(".")) if spec.startswith("/") else spec
+    is_name = "/" not in name and name not in (".", "..")
+    return name if is_name and not _is_volume(spec) and _is_volume(name) else spec
+
+
+def _is_volume(spec: str) -> bool:
+    return (places.resolve_volume(spec) / "volume.json").exists()
 
 
 def _enter(namespace: str) -> None:

@@ -81,8 +81,10 @@ def given_descriptor(mountpoint: Path) -> int | None:
 
 def check_mountpoint(mountpoint: Path) -> None:
     """Detach what a dead daemon left, and refuse what cannot be mounted on."""
-    while is_stale(mountpoint):
+    while not is_automount(mountpoint) and is_stale(mountpoint):
         detach(mountpoint)
+    if is_automount(mountpoint):
+        return  # a look into it would wait for the very mount that we are about to make
     try:
         entries = os.listdir(mountpoint)
     except FileNotFoundError:
@@ -104,6 +106,13 @@ def check_mountpoint(mountpoint: Path) -> None:
         raise UserError(
             f"mount point '{mountpoint}' is not empty; choose an empty directory", ExitCode.REFUSED
         )
+
+
+def is_automount(mountpoint: Path) -> bool:
+    """Whether the kernel waits here for somebody to mount something."""
+    wanted = os.path.abspath(mountpoint)
+    kinds = [each.fs_type for each in mounts() if each.point == wanted]
+    return kinds[-1:] == ["autofs"]
 
 
 def is_stale(mountpoint: Path) -> bool:
