@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def start_mount(
     arguments += ["--sloppy"] if sloppy else []
     if foreground:
         spawn.run_in_front(*arguments)
-    spawn.start_detached(*arguments)
+    spawn.start_detached(*arguments, session=not _is_automount(target))
 
 
 def _is_mounted_there(state: Path, target: Path) -> bool:
@@ -109,14 +109,25 @@ def _canonical(directory: Path) -> Path:
 
 def mounted_directories() -> set[str]:
     """Where file systems of PiperFS are mounted, dead ones included."""
-    found = set()
+    return {point for point, kind, source in _mounts() if _is_ours(kind, source)}
+
+
+def _is_ours(kind: bytes, source: bytes) -> bool:
+    return kind.startswith(b"fuse") and (b"piperfs" in kind or source.startswith(b"piperfs"))
+
+
+def _is_automount(target: Path) -> bool:
+    """Whether the kernel waits here for somebody to mount something."""
+    return [kind for point, kind, _ in _mounts() if point == str(target)][-1:] == [b"autofs"]
+
+
+def _mounts() -> Iterator[tuple[str, bytes, bytes]]:
+    """Mount point, type and source of every mount, in the order of mounting."""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields, _, tail = line.partition(b" - ")
         kind, source = tail.split(b" ")[:2]
-        if kind.startswith(b"fuse") and (b"piperfs" in kind or source.startswith(b"piperfs")):
-            raw = fields.split(b" ")[4]
-            found.add(os.fsdecode(raw.decode("unicode_escape").encode("latin-1")))
-    return found
+        raw = fields.split(b" ")[4]
+        yield os.fsdecode(raw.decode("unicode_escape").encode("latin-1")), kind, source
 
 
 @click.command()

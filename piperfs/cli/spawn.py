@@ -49,8 +49,13 @@ def run_in_front(*arguments: str) -> NoReturn:
     os.execve(sys.executable, _command(*arguments), _environment())
 
 
-def start_detached(*arguments: str) -> str:
+def start_detached(*arguments: str, session: bool = True) -> str:
     """Start a daemon that survives this terminal; returns once it is usable.
+
+    Args:
+        arguments: of the daemon.
+        session: begin a session of its own at once. Below an automount point the kernel lets only
+            the process group of the service manager pass, so there the daemon does it later.
 
     Returns:
         What it says about being usable.
@@ -67,7 +72,7 @@ def start_detached(*arguments: str) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,  # until the daemon turns to its log
-                start_new_session=True,
+                start_new_session=session,
                 cwd="/",  # else nobody could unmount where the user happened to be
                 env=_environment(),
             )

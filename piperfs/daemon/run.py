@@ -111,6 +111,8 @@ async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Even
     mountpoint = None if job.mountpoint is None else str(job.mountpoint)
     running = places.write_running(places.Running(os.getpid(), str(job.state), mountpoint))
     try:
+        if not job.in_front and os.getsid(0) != os.getpid():
+            os.setsid()  # not before the mount: see cli/spawn.py
         where = mountpoint or ", ".join(node.replicator.listening)
         starter.ready(f"{node.label} is served at {where}")
         log.info("daemon.ready", volume=node.store.volume.hex()[:16])
