@@ -136,6 +136,30 @@ def _replicator(node: Node, options: Options) -> Replicator:
     )
 
 
+def _filesystem(node: Node) -> Filesystem:
+    """What the mount will show, told of every change that peers make."""
+    clock = FileClock(node.clock.now_ns, node.clock.monotonic)
+    owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid())
+    world = World(clock, node.clock.entropy, node.space, owners)
+    node.filesystem = Filesystem(node.store, node.keyring, world)
+    node.store.on_change = node.filesystem.report
+    return node.filesystem
+
+
+def _surroundings(node: Node, deadline_s: float) -> Surroundings:
+    """What the mount needs of the rest of the daemon."""
+    assert node.replicator is not None
+    return Surroundings(
+        node.replicator.fetch,
+        node.replicator.prefetch,
+        node.committer.wake,
+        node.committer.commit,
+        node.clock.now_ns,
+        deadline_s,
+        lambda: node.committer.failure,
+    )
+
+
 async def _mounted(
     node: Node,
     job: Job,
@@ -145,7 +169,6 @@ async def _mounted(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount and serve the file system; its end is the daemon's end."""
-    assert node.replicator is not None
     options = job.options
     if node.store.is_blind:
         raise UserError(
@@ -153,33 +176,9 @@ async def _mounted(
             "key to read it; run piperfs serve instead",
             ExitCode.REFUSED,
         )
-    clock = FileClock(node.clock.now_ns, node.clock.monotonic)
-    owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid())
-    world = World(clock, node.clock.entropy, node.space, owners)
-    filesystem = Filesystem(node.store, node.keyring, world)
-    node.filesystem = filesystem
     node.mountpoint = str(mountpoint)
-    node.store.on_change = filesystem.report
-    replicator = node.replicator
-
-    async def fetch(chunks: upkeep.Chunks, deadline: float) -> None:
-        await replicator.fetch(chunks, deadline)
-
-    def prefetch(chunks: upkeep.Chunks) -> None:
-        replicator.prefetch(chunks)
-
-    service = Service(
-        filesystem,
-        Surroundings(
-            fetch,
-            prefetch,
-            node.committer.wake,
-            node.committer.commit,
-            node.clock.now_ns,
-            options.deadline_s,
-            lambda: node.committer.failure,
-        ),
-    )
+    filesystem = _filesystem(node)
+    service = Service(filesystem, _surroundings(node, options.deadline_s))
     node.flush = service.sync
     read_only = options.read_only or not node.may_write
     where = mount.MountPoint(
