@@ -62,7 +62,7 @@ def remove() -> None:
         path.unlink(missing_ok=True)
     for directory in (HOME, DOCUMENTS):
         shutil.rmtree(directory, ignore_errors=True)
-    for directory in dict.fromkeys(path.parent for path in paths):
+    for directory in dict.fromkeys((DOCUMENTS.parent, *(path.parent for path in paths))):
         _remove_if_empty(directory)
     _edit(UPDATEDB, updatedb.without_names)
     _reload()
