@@ -4,7 +4,6 @@ It also watches the ground it stands on: a store that was moved, removed or moun
 the daemon takes no more writes, since nobody would ever find them.
 """
 
-import ctypes
 import mmap
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +16,7 @@ import trio
 
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.ids import ChunkId
-from piperfs.core.limits import CHUNK_BYTES_AVERAGE, MIB
+from piperfs.core.limits import CHUNK_BYTES_AVERAGE
 from piperfs.daemon import census
 from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
@@ -33,8 +32,6 @@ COLLECT_EVERY_S: Final = 6 * 3600
 CENSUS_FIRST_S: Final = 60
 CENSUS_EVERY_S: Final = 24 * 3600
 USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
-MAPPED_BYTES_MAX: Final = 128 * MIB
-MADV_DONTNEED: Final = 4
 RENEW_CHANCE: Final = 64  # of 256, at each tick
 
 log = get_logger("daemon")
@@ -68,9 +65,8 @@ async def run(node: Node, cache_bytes: int | None) -> None:
 
 
 async def keep_up(node: Node) -> None:
-    """Keep room for deletions on a full disk, this process small, and keys new."""
+    """Keep room for deletions on a full disk, and the keys new."""
     await trio.to_thread.run_sync(node.space.hold)
-    release_mapped_pages(node.state.store)
     _renew_keys(node)
 
 
@@ -130,32 +126,6 @@ async def collect(node: Node) -> None:
         await trio.lowlevel.checkpoint()
     node.store.on_dirty()
     log.info("chunks.collected", chunks=collector.freed_chunks, bytes=collector.freed_bytes)
-
-
-def release_mapped_pages(store: Path) -> None:
-    """Take the store's mapped pages out of this process when they are many.
-
-    They stay in the page cache, which the kernel shrinks as it likes; counted as ours they would
-    make the process look, and be treated by memory limits, as large as its store.
-    """
-    for start, end, resident in _mappings(str(store / "data.mdb")):
-        if resident > MAPPED_BYTES_MAX:
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
-
-
-def _mappings(path: str) -> list[tuple[int, int, int]]:
-    """Start, end and resident bytes of the mappings of one file."""
-    found = []
-    current: tuple[int, int] | None = None
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first, _, rest = line.partition(" ")
-        if "-" in first and not first.endswith(":"):
-            low, _, high = first.partition("-")
-            current = (int(low, 16), int(high, 16)) if rest.endswith(path) else None
-        elif current is not None and first == "Rss:":
-            found.append((*current, int(rest.split()[0]) * 1024))
-    return found
 
 
 async def serve_metrics(
