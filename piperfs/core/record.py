@@ -58,7 +58,11 @@ class PreviousPlace(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LinkBody(msgspec.Struct, array_like=True, frozen=True):
-    """Where an inode hangs. `moved` is the stamp of the write that last changed the parent."""
+    """Where an inode hangs. `moved` is the stamp of the write that last changed the parent.
+
+    A removed link of a file keeps `content_seen`, the vector of the versions that its remover knew,
+    so that a version written meanwhile does not vanish with the last of several names.
+    """
 
     alive: bool
     parent: InodeId
@@ -67,6 +71,7 @@ class LinkBody(msgspec.Struct, array_like=True, frozen=True):
     moved: Stamp
     previous: tuple[PreviousPlace, ...] = ()
     birth: Birth | None = None  # directories only; a file's is in its content
+    content_seen: dict[ReplicaId, int] = {}
 
 
 class ContentBody(msgspec.Struct, array_like=True, frozen=True):

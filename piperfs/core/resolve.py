@@ -76,9 +76,9 @@ def shown_links(
 ) -> list[LinkId]:
     """Which links of a file or symlink show, sorted.
 
-    With a live version every live link shows; if none is left and somebody deleted the file, the
-    newest dead link comes back with the edit. With only deletions a link shows if no deleter had
-    seen it. Without any content head yet, nothing shows.
+    With a live version every live link shows. If none is left, the newest dead link comes back
+    for a version that somebody who took the names away did not know. With only deletions a link
+    shows if no deleter had seen it. Without any content head yet, nothing shows.
     """
     if not contents or not links:
         return []
@@ -86,10 +86,17 @@ def shown_links(
     alive = sorted(link for link, head in winners.items() if head.body.alive)
     deletions = [head for head in contents if not head.body.alive]
     if len(deletions) < len(contents):
-        if alive or not deletions:
+        if alive or not (deletions or _is_news(contents, winners.values())):
             return alive
         return [max(winners, key=lambda link: winners[link].stamp)]
     return [link for link in alive if not _was_seen(winners[link], link, deletions)]
+
+
+def _is_news(contents: Iterable[ContentHead], removed: Iterable[LinkHead]) -> bool:
+    """Whether some version was not known to each of those who removed the names."""
+    return any(
+        not covers(link.body.content_seen, head.vector) for link in removed for head in contents
+    )
 
 
 def _was_seen(head: LinkHead, link: LinkId, deletions: Iterable[ContentHead]) -> bool:

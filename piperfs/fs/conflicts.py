@@ -88,6 +88,25 @@ def superseded_unseen(store: Store, pin: Pin) -> list[ContentHead]:
     return found
 
 
+def unseen(store: Store, pin: Pin | None) -> bool:
+    """Whether there are versions that a session neither shows nor is based on."""
+    if pin is None or not pin.heads:
+        return False
+    shown = resolve.current_content(pin.heads)
+    known = {resolve.digest_of(shown), shown.body.base, *map(resolve.digest_of, pin.heads)}
+    heads = store.contents(pin.inode)
+    return any(head.body.alive and resolve.digest_of(head) not in known for head in heads)
+
+
+def before_superseding(store: Store, inode: InodeId, pin: Pin | None) -> list[Change]:
+    """What keeps the versions that the next write of `inode`, based on `pin`, would take along."""
+    if pin is None:
+        return materialise(store, inode)
+    lost = superseded_unseen(store, pin)
+    pin.heads = (*pin.heads, *lost)
+    return split_off(store, inode, lost)
+
+
 def settle(store: Store, inode: InodeId) -> list[Change]:
     """Materialise the losers and confirm the winner as the one version that is left."""
     changes = materialise(store, inode)

@@ -259,10 +259,8 @@ class Files:
     def _put(self, session: Session, extents: list[Extent]) -> None:
         changes: list[Change] = []
         inode, pin = session.node.inode, session.pin
-        if pin is not None and len(self._store.contents(inode)) > 1:
-            lost = conflicts.superseded_unseen(self._store, pin)
-            changes += conflicts.split_off(self._store, inode, lost)
-            pin.heads = (*pin.heads, *lost)
+        if pin is not None:
+            changes += conflicts.before_superseding(self._store, inode, pin)
         changes.append(self.put_extents(session.node, extents, session.mtime_ns, pin))
         self._store.apply_local(changes, self._clock.now_ns(), session.stamp)
 
@@ -290,10 +288,20 @@ class Files:
         self.finish_flush(node, flush)
 
     def settle(self, node: Node) -> None:
-        """Take part in a change that settled all versions: the session builds on the result."""
+        """All versions were settled: a session that shows the result builds on it."""
         session = self._sessions.get(node.ino)
-        if session is not None and session.pin is not None:
-            session.pin.heads = self._store.contents(node.inode)
+        if session is None or session.pin is None or not session.pin.heads:
+            return
+        heads = self._store.contents(node.inode)
+        shown, winner = (resolve.current_content(h) for h in (session.pin.heads, heads))
+        if resolve.digest_of(shown) == resolve.digest_of(winner):
+            session.pin.heads = heads
+
+    def pin_of(self, node: Node | None) -> Pin | None:
+        """The versions that a name's user knows, if an open file hides newer ones from them."""
+        session = None if node is None else self._sessions.get(node.ino)
+        pin = None if session is None else session.pin
+        return Pin(pin.inode, pin.heads) if pin and conflicts.unseen(self._store, pin) else None
 
     def make_anonymous(self, node: Node) -> None:
         """The last name is gone: keep only memory, and let the store forget the session."""

@@ -280,11 +280,12 @@ class Namespace:
             return []
         if len(row.links) > 1:
             return [*self.keep_copies(found), KillLink(found.place.link)]
-        changes = conflicts.materialise(self._store, found.inode)
         node = self._inodes.find(found.inode)
+        pin = self._files.pin_of(node)
+        changes = conflicts.before_superseding(self._store, found.inode, pin)
         if node is not None:
             self.make_anonymous(node)
-        return [*changes, DeleteContent(found.inode)]
+        return [*changes, DeleteContent(found.inode, pin)]
 
     def keep_copies(self, found: Found) -> list[Change]:
         """Conflict copies hang beside the first link; when that goes they become files."""

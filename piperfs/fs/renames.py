@@ -159,7 +159,10 @@ class Renames:
         self._files.flush_now(mover)
         atime_ns = self._attributes.get(mover).atime_ns
         content = self._files.version(mover)
-        before = resolve.current_content(self._store.contents(there.inode))
+        replaced = self._inodes.find(there.inode)
+        there_pin, moved_pin = self._files.pin_of(replaced), self._files.pin_of(mover)
+        seen = there_pin.heads if there_pin else self._store.contents(there.inode)
+        before = resolve.current_content(seen)
         body = replace(
             content.body,
             mtime_ns=self._attributes.row(mover).mtime_ns,
@@ -169,16 +172,15 @@ class Renames:
             links_seen={},
         )
         changes = conflicts.fix_losing_links(self._store, source, old)
-        changes += conflicts.settle(self._store, moved.inode)
-        changes += conflicts.materialise(self._store, there.inode)
+        changes += conflicts.before_superseding(self._store, moved.inode, moved_pin)
+        changes += conflicts.before_superseding(self._store, there.inode, there_pin)
         adjust = self._adjustments(moved.inode, there.inode)
         was_published = content.operation != PENDING
-        replaced = self._inodes.find(there.inode)
         if replaced is not None:
             self._names.make_anonymous(replaced)
         self._files.release_pin(mover)
-        changes.append(PutContent(there.inode, body, content.refs))
-        changes += [*adjust, DeleteContent(moved.inode)]
+        changes.append(PutContent(there.inode, body, content.refs, there_pin))
+        changes += [*adjust, DeleteContent(moved.inode, moved_pin)]
         self._names.apply(changes)
         self._take_over(mover, moved.inode, there.inode, atime_ns, was_published=was_published)
 

@@ -28,6 +28,7 @@ def link_body(
     before: LinkBody | None,
     hlc: int,
     replica: ReplicaId,
+    content_seen: dict[ReplicaId, int],
 ) -> LinkBody:
     """The link after the change; only a new parent renews `moved`."""
     moved = Stamp(hlc, replica)
@@ -39,12 +40,12 @@ def link_body(
     assert before is not None, "only a known link changes"
     match change:
         case KillLink():
-            return replace(before, alive=False)
+            return replace(before, alive=False, content_seen=content_seen)
         case RetargetLink():
-            return replace(before, target=change.target)
+            return replace(before, target=change.target, content_seen={})
         case MoveLink():
             if change.parent == before.parent:
-                return replace(before, alive=True, name=change.name)
+                return replace(before, alive=True, name=change.name, content_seen={})
             return replace(
                 before,
                 alive=True,
@@ -52,6 +53,7 @@ def link_body(
                 name=change.name,
                 moved=moved,
                 previous=_remember(before, change),
+                content_seen={},
             )
 
 

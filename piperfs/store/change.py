@@ -71,9 +71,13 @@ class PutContent:
 
 @dataclass(frozen=True, slots=True)
 class DeleteContent:
-    """The last name of a file or symlink is removed."""
+    """The last name of a file or symlink is removed.
+
+    That takes the pinned versions away, or all current ones without a pin.
+    """
 
     inode: InodeId
+    pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True)

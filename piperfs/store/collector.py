@@ -66,11 +66,19 @@ class Collector:
     def _mark_live(self, now_ns: int) -> Iterator[None]:
         """Versions that are heads. A deletion holds its last version for the retention time."""
         for rows in self._tables.content.pages(b"", END, STEP_ROWS):
-            for head in (head for _, heads in rows for head in heads):
-                if is_needed(head, now_ns):
+            for inode, heads in rows:
+                shows = self._shows(inode)
+                for head in heads:
+                    if not shows and not is_needed(head, now_ns):
+                        continue
                     for chunk in head.refs:
                         self._mark(chunk, getattr(head.body, "height", 1))
             yield
+
+    def _shows(self, inode: bytes) -> bool:
+        """A rename or a new link may have kept a file that somebody deleted."""
+        row = self._tables.inode.get(inode)
+        return row is not None and bool(row.links)
 
     def _mark_history(self, now_ns: int) -> Iterator[None]:
         """Superseded versions, newest first; drops those that are old and have many younger."""

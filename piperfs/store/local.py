@@ -6,7 +6,7 @@ forgot one of its own author's losing heads would destroy it without any replica
 asserted here, on every put.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -105,7 +105,8 @@ class LocalWriter:
     def apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
         """Apply the changes of one system call as one operation; `stamp` dates them earlier."""
         touched = {key for change in changes for key in self._touches(change)}
-        if not self._pending.fits(touched, 2 * len(changes)):
+        fits = self._pending.fits(touched, 2 * len(changes))
+        if not fits or any(map(self._is_beside_pending, changes)):
             self.publish(now_ns)
         hlc = stamp or self._parts.clock.tick(now_ns)
         operation = self._pending.begin(touched)
@@ -117,6 +118,19 @@ class LocalWriter:
             self._parts.index.refresh(inode, links)
         for change in changes:
             self._finish(operation, change, hlc)
+
+    def _is_beside_pending(self, change: Change) -> bool:
+        """Whether the change must not take the place of a pending version, not knowing it."""
+        if not isinstance(change, PutContent | DeleteContent) or change.pin is None:
+            return False
+        write = self._pending.write((Kind.CONTENT, change.inode))
+        if write is None:
+            return False
+        pending = write.head(self._replica)
+        return not any(
+            (h.operation, h.body, h.refs) == (PENDING, pending.body, pending.refs)
+            for h in change.pin.heads
+        )
 
     def _touches(self, change: Change) -> Iterable[RecordKey]:
         match change:
@@ -163,11 +177,10 @@ class LocalWriter:
             case PutLink() | MoveLink() | RetargetLink() | KillLink():
                 return self._put_link(operation, change, hlc)
             case PutContent():
-                body, known = change.body, None if change.pin is None else change.pin.heads
-                self._put(operation, (Kind.CONTENT, change.inode), hlc, body, change.refs, known)
+                self._put_content(operation, change, hlc)
                 return [(change.inode, None)]
             case DeleteContent():
-                self._delete_content(operation, change.inode, hlc)
+                self._delete_content(operation, change, hlc)
                 return [(change.inode, None)]
             case SetAttributes():
                 self._set_attributes(operation, change, hlc)
@@ -187,16 +200,26 @@ class LocalWriter:
     ) -> list[tuple[InodeId, LinkId | None]]:
         heads = self._parts.records.links(change.link)
         before = resolve.current_link(heads).body if heads else None
-        body = bodies.link_body(change, before, hlc, self._replica)
+        contents = self._parts.records.contents(before.target) if before is not None else ()
+        seen = join(head.vector for head in contents)
+        body = bodies.link_body(change, before, hlc, self._replica, seen)
         self._put(operation, (Kind.LINK, change.link), hlc, body)
         stale: list[tuple[InodeId, LinkId | None]] = [(body.target, change.link)]
         if before is not None and before.target != body.target:
             stale.insert(0, (before.target, change.link))
         return stale
 
-    def _delete_content(self, operation: PendingOperation, inode: InodeId, hlc: int) -> None:
+    def _put_content(self, operation: PendingOperation, change: PutContent, hlc: int) -> None:
+        known = None if change.pin is None else change.pin.heads
+        key = (Kind.CONTENT, change.inode)
+        head = self._put(operation, key, hlc, change.body, change.refs, known)
+        if change.pin is not None:
+            change.pin.heads = (cast(ContentHead, head),)
+
+    def _delete_content(self, operation: PendingOperation, change: DeleteContent, hlc: int) -> None:
+        inode, known = change.inode, None if change.pin is None else change.pin.heads
         heads = self._parts.records.contents(inode)
-        winner = resolve.current_content(heads)
+        winner = resolve.current_content(known or heads)
         row = self._parts.tables.inode.get(inode)
         assert row is not None
         seen = {}
@@ -204,7 +227,7 @@ class LocalWriter:
             link_heads = self._parts.records.links(link)
             seen[link] = dict(resolve.current_link(link_heads).vector)
         body = replace(winner.body, alive=False, base=b"", replaced=False, links_seen=seen)
-        self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs)
+        self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs, known)
 
     def _set_attributes(self, operation: PendingOperation, change: SetAttributes, hlc: int) -> None:
         """Fold what can be folded into an unpublished birth; write a record for the rest."""
@@ -214,7 +237,8 @@ class LocalWriter:
         if write is not None and birth is Kind.CONTENT:  # a link's stamp dates its place
             folded, change = bodies.fold(change, write.body, birth_is_open=write.is_birth)
             if folded is not write.body:
-                self._put(operation, key, hlc, folded, write.refs, known=())
+                head = self._put(operation, key, hlc, folded, write.refs, known=())
+                self._advance_pin(change.inode, write.head(self._replica), head)
         if bodies.is_empty(change):
             return
         heads = self._parts.records.attributes(change.inode)
@@ -231,7 +255,7 @@ class LocalWriter:
         body: Body,
         refs: tuple = (),  # type: ignore[type-arg]
         known: Sequence[AnyHead] | None = None,
-    ) -> None:
+    ) -> AnyHead:
         """Put one write. It supersedes `known` heads (None: all) and our own pending one."""
         before = self._parts.records.heads(*key)
         published = [head for head in before if head.operation != PENDING]
@@ -250,13 +274,8 @@ class LocalWriter:
         for superseded in based_on:
             self._release(superseded, key[0], hlc)
         if key[0] is Kind.CONTENT:
-            self._after_content(InodeId(key[1]), head)
-
-    def _after_content(self, inode: InodeId, head: AnyHead) -> None:
-        self._parts.index.note_content(inode)
-        pin = self._pins.get(inode)
-        if pin is not None:
-            pin.heads = (cast(ContentHead, head),)
+            self._parts.index.note_content(InodeId(key[1]))
+        return head
 
     def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
         keep = is_version(kind, head, self._replica, now_ns)
@@ -271,6 +290,7 @@ class LocalWriter:
                     self._parts.index.touch(place.parent, hlc)
             case DeleteContent(inode):
                 self._maybe_vanish(operation, inode, self._records_of(inode))
+                self._drop_new_links(operation, inode)
             case KillLink(link) if is_directory(link):
                 row = self._parts.tables.inode.get(InodeId(link))
                 if row is not None and not row.entries:
@@ -293,6 +313,22 @@ class LocalWriter:
         self._parts.tables.xattrs.delete(inode)
         self._pending.drop(operation, keys)
         self._parts.index.refresh(inode)
+
+    def _drop_new_links(self, operation: PendingOperation, inode: InodeId) -> None:
+        """Names that nobody else heard of go with the file.
+
+        An edit made elsewhere meanwhile brings it back, and must do so under a known name.
+        """
+        row = self._parts.tables.inode.get(inode)
+        for link in row.hidden if row is not None else ():
+            key = (Kind.LINK, link)
+            write = operation.writes.get(key)
+            if write is None or not write.is_birth or not isinstance(write.body, LinkBody):
+                continue
+            self._touched_directories.add(write.body.parent)
+            self._parts.records.forget(*key)
+            self._pending.drop(operation, [key])
+            self._parts.index.refresh(inode, [link])
 
     # Publication
 
@@ -326,25 +362,34 @@ class LocalWriter:
             fields = (self._replica, seq, write.hlc, vector, write.refs, write.body, identity)
             head = cast(AnyHead, Head(*fields))
             self._parts.records.publish(write.kind, write.key, head)
-            self._advance_pin(write, head)
+            if write.kind is Kind.CONTENT:
+                pending = replace(head, seq=PENDING_SEQ, operation=PENDING)
+                self._advance_pin(InodeId(write.key), pending, head)
         self._parts.log.append(identity, envelope, len(writes))
         self._parts.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
 
-    def _advance_pin(self, write: Write, head: AnyHead) -> None:
-        pin = self._pins.get(InodeId(write.key)) if write.kind is Kind.CONTENT else None
+    def _advance_pin(self, inode: InodeId, before: AnyHead, now: AnyHead) -> None:
+        """A pending version changed its form; an open file that builds on it goes along."""
+        pin = self._pins.get(inode)
         if pin is not None:
-            final = cast(ContentHead, head)
-            pin.heads = tuple(final if h.operation == PENDING else h for h in pin.heads)
+            same = (before.operation, before.body, before.refs)
+            pin.heads = tuple(
+                cast(ContentHead, now) if (h.operation, h.body, h.refs) == same else h
+                for h in pin.heads
+            )
 
     def _numbered(self, body: Body, seq: int) -> Body:
-        """A deletion that has seen pending links is published together with them."""
-        if not isinstance(body, ContentBody) or not body.links_seen:
-            return body
-        seen = {
-            link: {r: seq if s == PENDING_SEQ else s for r, s in vector.items()}
-            for link, vector in body.links_seen.items()
-        }
-        return replace(body, links_seen=seen)
+        """A removal that has seen pending writes is published together with them."""
+
+        def number(vector: Mapping[ReplicaId, int]) -> dict[ReplicaId, int]:
+            return {r: seq if s == PENDING_SEQ else s for r, s in vector.items()}
+
+        if isinstance(body, LinkBody) and body.content_seen:
+            return replace(body, content_seen=number(body.content_seen))
+        if isinstance(body, ContentBody) and body.links_seen:
+            seen = {link: number(vector) for link, vector in body.links_seen.items()}
+            return replace(body, links_seen=seen)
+        return body
 
 
 def is_version(kind: Kind, head: AnyHead, by: ReplicaId, now_ns: int) -> bool:

@@ -11,6 +11,7 @@ from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 from piperfs.core.merge import insert
 from piperfs.core.operation import Operation, Write, decode_envelope
 from piperfs.core.record import PENDING, ContentBody, Kind, LinkBody, XattrBody
+from piperfs.core.resolve import current_content
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.local import Parts, is_version
 
@@ -97,6 +98,7 @@ class RemoteWriter:
         if isinstance(body, LinkBody):
             for target in former | self._targets(write.key):
                 index.refresh(target, [LinkId(write.key)])
+                self._want_shown(target)
         elif isinstance(body, XattrBody):
             index.refresh_xattr(body.inode, write.key)
         else:
@@ -109,7 +111,19 @@ class RemoteWriter:
         if body.alive:
             for chunk in write.refs:
                 self._chunks.want(ChunkId(chunk), body.height)
+        self._want_shown(inode)
         row = self._parts.tables.inode.get(inode)
         if body.replaced and row is not None:
             for place in row.links:
                 self._parts.index.touch(place.parent, write.hlc)
+
+    def _want_shown(self, inode: InodeId) -> None:
+        """A deleted file that a rename or a new link kept shows the version it was deleted at."""
+        contents = self._parts.records.contents(inode)
+        winner = current_content(contents) if contents else None
+        if winner is None or winner.body.alive:
+            return
+        row = self._parts.tables.inode.get(inode)
+        if row is not None and row.links:
+            for chunk in winner.refs:
+                self._chunks.want(ChunkId(chunk), winner.body.height)

@@ -180,15 +180,26 @@ class Computer:
     def receive_from(self, other: "Computer", *, chunks: bool = True) -> None:
         operations = [decode(raw, self.keyring.unseal_bodies) for raw in other.operations()]
         self.store.apply_remote(operations, self.clock())
-        while chunks and (wanted := self.store.chunks.wanted(1000)):
-            for chunk in wanted:
-                sealed = other.store.chunks.get(chunk)
-                assert sealed is not None
-                self.store.chunks.put(chunk, sealed)
+        if chunks:
+            self.fetch_from(other)
         self.commit()
+
+    def fetch_from(self, other: "Computer") -> None:
+        """Take the wanted chunks that another computer has."""
+        progress = True
+        while progress:
+            progress = False
+            for chunk in self.store.chunks.wanted(1000):
+                sealed = other.store.chunks.get(chunk)
+                if sealed is not None:
+                    self.store.chunks.put(chunk, sealed)
+                    progress = True
 
 
 def exchange(*computers: Computer) -> None:
     """Give every computer everything of the others."""
     for sender, receiver in itertools.permutations(computers, 2):
         receiver.receive_from(sender)
+    for receiver, sender in itertools.permutations(computers, 2):
+        receiver.fetch_from(sender)
+    assert not any(computer.store.chunks.want_count for computer in computers)

@@ -3,6 +3,8 @@
 The oracles look from outside: at trees, bytes and dots. None of them uses the code that merges.
 """
 
+import random
+
 import msgspec
 
 from tests.support.computers import Computer, exchange
@@ -20,9 +22,12 @@ class Group:
     def __init__(self, count: int = 2, skew_s: int = 60) -> None:
         self.ledger = Ledger()
         self.dots: dict[tuple[bytes, int], bytes] = {}
+        entropy = random.Random(11).randbytes  # so that the same life ends the same way again
         self.people = [
             Person(
-                Computer(f"node{n}", clock=TestClock(START_S + n * skew_s)), f"p{n}", self.ledger
+                Computer(f"node{n}", None, TestClock(START_S + n * skew_s), entropy),
+                f"p{n}",
+                self.ledger,
             )
             for n in range(count)
         ]
