@@ -92,7 +92,7 @@ def as_sets(records):
     return {key: {(h.replica, h.seq, h.operation) for h in heads} for key, heads in records.items()}
 
 
-hostile = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+hostile = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def distinct(family):

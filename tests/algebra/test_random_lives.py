@@ -6,6 +6,7 @@ oracles are asked: same trees everywhere, nothing gone that nobody gave up, no d
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,7 +165,8 @@ class Lives:
             assert index_tree(store) == expected, "O6"
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_lives_end_in_one_tree_and_lose_nothing(life):
     lives = Lives()
