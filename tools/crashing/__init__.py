@@ -1,0 +1,1 @@
+"""Crashes of all kinds, and the checks of what must have survived them."""

@@ -1,0 +1,4 @@
+"""x"""
+import argparse
+def run(o: argparse.Namespace) -> str:
+    return ""

@@ -1,0 +1,130 @@
+"""One round: writers at work on a mount, a crash, a restart, and the check of everything."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from crashing.verify import Broken, verify
+from crashing.writers import Writer
+from tests.support.volumes import Replica
+
+WRITERS = 4
+JOIN_S = 60
+
+# Counts transactions that were committed; a process of its own, since it maps files of the mount.
+DATABASE = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("pragma journal_mode=" + sys.argv[2])
+db.execute("pragma synchronous=full")
+db.execute("create table if not exists t (n integer primary key, x blob)")
+db.commit()
+for n in range(1, 10**9):
+    db.execute("insert into t values (?, randomblob(?))", (n, n * 37 % 5000))
+    db.commit()
+    print(n, flush=True)
+"""
+
+
+def pid_of(replica: Replica) -> int:
+    """The daemon's process, from its own note: quicker than asking it."""
+    (note,) = (replica.base / "run/piperfs").glob("*.json")
+    return int(json.loads(note.read_bytes())["pid"])
+
+
+class Database:
+    """SQLite on the mount."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path = path
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", DATABASE, str(path), mode],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def stop(self) -> int:
+        """End it; returns how many transactions were committed for certain."""
+        self._child.kill()
+        out, _ = self._child.communicate()
+        lines = out.split("\n")[:-1]  # the last one may be cut
+        return int(lines[-1]) if lines else 0
+
+    def check(self, committed: int) -> None:
+        """Raises Broken if the file is damaged or lacks a committed transaction."""
+        if not self.path.exists() and not committed:
+            return
+        try:
+            with sqlite3.connect(self.path) as db:
+                verdict = db.execute("pragma integrity_check").fetchone()[0]
+                tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
+                query = "select coalesce(max(n), 0), count(*) from t"
+                top, count = db.execute(query).fetchone() if tables else (0, 0)
+            db.close()
+        except sqlite3.DatabaseError as error:
+            raise Broken(f"{self.path}: {error}") from error
+        if verdict != "ok" or top != count or top < committed:
+            raise Broken(f"{self.path}: {verdict}, {count} rows up to {top}, {committed} committed")
+
+
+def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None]) -> str:
+    """Work, crash, mount again, check. `crash` returns when the daemon is dead. Raises Broken."""
+    rng = random.Random(seed)
+    folder = replica.mountpoint / f"round{number}"
+    clock = itertools.count(1)
+    tick = lambda: next(clock)
+    writers = []
+    for n in range(WRITERS):
+        (folder / str(n)).mkdir(parents=True)
+        writers.append(Writer(folder / str(n), rng.randrange(1 << 30), tick))
+    os.mkdir(folder / "db")
+    _fsync(folder)
+    database = Database(folder / "db/db", rng.choice(["delete", "wal"]))
+    for writer in writers:
+        writer.start()
+    try:
+        crash()
+    finally:
+        for writer in writers:
+            writer.stop()
+        for writer in writers:
+            writer.join(JOIN_S)
+        committed = database.stop()
+    if any(writer.is_alive() for writer in writers):
+        raise Broken(f"a system call did not return within {JOIN_S} s of the crash")
+    remount(replica)
+    text = verify(writer.history for writer in writers)
+    database.check(committed)
+    check_store(replica)
+    shutil.rmtree(folder)
+    answered = sum(writer.history.answered for writer in writers)
+    return f"{text}, {answered} fsyncs answered, {committed} transactions"
+
+
+def remount(replica: Replica) -> None:
+    """Mount with no help of any kind. Raises Broken."""
+    try:
+        replica.mount()
+    except AssertionError as error:
+        raise Broken(f"it does not mount again: {error}") from error
+
+
+def check_store(replica: Replica) -> None:
+    """fsck beside the mount. Raises Broken."""
+    done = replica.run("fsck", str(replica.state))
+    if done.returncode != 0:
+        raise Broken(f"fsck: {done.stdout}{done.stderr}")
+
+
+def _fsync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
