@@ -1,0 +1,76 @@
+"""An engine over a damaged file: reads what can be read, believes nothing, writes nothing.
+
+A check and a repair work on it as on any other engine, so neither depends on LMDB's patience with
+damaged pages.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sortedcontainers import SortedDict
+
+from piperfs.core.errors import StoreError
+from piperfs.store.engine import DATA_FILE, Batch
+from piperfs.store.pages import PageFile, Place, Walk
+
+
+class SalvageEngine:
+    """The rows of all pages of a store that are in order. Raises StoreError if there is no root."""
+
+    def __init__(self, directory: Path, tables: tuple[str, ...]) -> None:
+        self._file = PageFile(directory / DATA_FILE)
+        self._rows: dict[str, SortedDict[bytes, Place]] = {name: SortedDict() for name in tables}
+        walk = Walk()
+        for raw, tree in self._file.tables(walk):
+            name = raw.decode(errors="replace")
+            if name in self._rows:
+                self._rows[name].update(self._file.rows(tree, walk))
+        self.damage = self._file.check()
+
+    def forget(self, table: str, key: bytes) -> None:
+        """Leave out a row whose value turned out to be worthless."""
+        self._rows[table].pop(key, None)
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        place = self._rows[table].get(key)
+        return None if place is None else self._file.read(place)
+
+    def get_anywhere(self, table: str, key: bytes) -> bytes | None:
+        return self.get(table, key)
+
+    def has(self, table: str, key: bytes) -> bool:
+        return key in self._rows[table]
+
+    def scan(self, table: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._rows[table]
+        for key in rows.irange(start, end, inclusive=(True, False)):
+            yield key, self._file.read(rows[key])
+
+    def count(self, table: str) -> int:
+        return len(self._rows[table])
+
+    def bytes_used(self) -> int:
+        return (self._file.meta.last_page + 1) * 4096
+
+    def bytes_free(self) -> int:
+        return 0
+
+    def snapshot(self) -> "SalvageEngine":
+        return self
+
+    def commit(self, batch: Batch) -> None:
+        del batch
+        raise StoreError("a store that is being checked takes no changes")
+
+    def refresh(self) -> None:
+        """It never changes."""
+
+    @property
+    def is_failed(self) -> bool:
+        return True
+
+    def fail(self, reason: str) -> None:
+        """It takes no changes anyway."""
+
+    def close(self) -> None:
+        self._file.close()
