@@ -8,11 +8,11 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from piperfs.core import epochs
 from piperfs.core.epochs import epoch_keys
-from piperfs.core.errors import ExitCode, PeerError, UserError
+from piperfs.core.errors import ExitCode, PeerError, PiperError, UserError
 from piperfs.core.identity import Identity, generate
 from piperfs.core.ids import ReplicaId
 from piperfs.core.limits import MIB
@@ -27,8 +27,11 @@ from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.obs.log import get_logger
+from piperfs.store.cells import Cells
 from piperfs.store.change import SetAttributes
 from piperfs.store.engine import DATA_FILE, LmdbEngine
+from piperfs.store.pages import check_file
+from piperfs.store.salvage import SalvageEngine, open_salvage
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Identity as StoreIdentity
 from piperfs.store.store import Store
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 log = get_logger("members")
 
 FULL_BYTES: Final = 8 * MIB  # with less, a person hears of it
+Parts: TypeAlias = tuple[StateDirectory, str, Secrets, Protection, MembershipGraph, Clock]
 ADDRESSES: Final = b"addresses"  # where this replica was last reached, for tickets
 
 CHECK_WORDS: Final = b"words:"  # + replica
@@ -66,6 +70,7 @@ class Node:
     mountpoint: str | None = None
     is_daemon: bool = False
     census: "Census | None" = None  # what the last walk over the store found
+    salvage: SalvageEngine | None = None  # set while the store is being checked or repaired
     flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
@@ -293,8 +298,16 @@ def create(path: Path, label: str, member: str, clock: Clock) -> Node:
     return node
 
 
-def open_node(path: Path, clock: Clock) -> Node:
-    """Open an existing replica. Raises UserError or StoreError."""
+def open_node(path: Path, clock: Clock, *, salvage: bool = False) -> Node:
+    """Open an existing replica; `salvage` opens it for fsck, however damaged it is.
+
+    After a kill the structure of the store is looked at before LMDB trusts it: damage there may
+    be what ended the process, and would do so again.
+
+    Raises:
+        UserError: it cannot be used; the text says why.
+        StoreError: the store cannot be read.
+    """
     state = StateDirectory.open(path)
     try:
         file = state.read()
@@ -302,12 +315,34 @@ def open_node(path: Path, clock: Clock) -> Node:
         if not data.exists() or data.stat().st_size == 0:
             raise _empty(state.store)
         secrets, protection = read_keys(state.keys)
-        graph = MembershipGraph(file.volume)
-        label = file.label
-        return assemble(state, label, secrets, protection, graph, clock, create=False)
+        parts = (state, file.label, secrets, protection, MembershipGraph(file.volume), clock)
+        if salvage:
+            return _assemble_salvage(parts)
+        if state.was_killed and (damage := check_file(data)):
+            raise UserError(
+                f"{state.store} is damaged ({damage[0]}); run piperfs fsck --repair {path}",
+                ExitCode.REFUSED,
+            )
+        engine = LmdbEngine(state.store, NAMES, create=False)
+        if engine.get("meta", b"owner") is None:
+            raise _empty(state.store)
+        return assemble(*parts, engine=engine)
     except BaseException:
-        state.close()
+        state.close(clean=not state.was_killed)
         raise
+
+
+def _assemble_salvage(parts: Parts) -> Node:
+    """Open a store that may be damaged, for fsck. Raises UserError if nothing can be saved."""
+    state, secrets, clock = parts[0], parts[2], parts[5]
+    try:
+        cells = Cells(secrets.store, clock.entropy)
+        return assemble(*parts, engine=open_salvage(state.store, NAMES, cells))
+    except PiperError as error:
+        raise UserError(
+            f"{state.store} is beyond repair ({error}); keep a copy of it, remove {state.path} "
+            "and join again"
+        ) from error
 
 
 def _empty(store: Path) -> UserError:
@@ -337,19 +372,21 @@ def assemble(
     graph: MembershipGraph,
     clock: Clock,
     *,
-    create: bool = True,
+    engine: LmdbEngine | SalvageEngine | None = None,
 ) -> Node:
-    """Open the store, or begin one, and put everything together."""
+    """Put everything together over the store's engine; a new store is begun without one."""
     identity = Identity(secrets.device)
     keyring = Keyring.empty(graph.volume)
     own = StoreIdentity(graph.volume, identity.replica, identity, keyring)
     space = DiskSpace(state.path, clock.monotonic)
-    engine = LmdbEngine(state.store, NAMES, create=create, claim_room=space.claim)
-    if not create and engine.get("meta", b"owner") is None:
-        raise _empty(state.store)
+    engine = engine or LmdbEngine(state.store, NAMES)
+    if isinstance(engine, LmdbEngine):
+        engine.claim_room = space.claim
     store = Store(engine, own, secrets.store, clock.entropy, node_children, is_blind=state.is_blind)
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)
     _read_members(graph, store)
     use_keys(keyring, graph, identity)
-    return Node(state, label, identity, secrets, protection, graph, keyring, store, clock, space)
+    node = Node(state, label, identity, secrets, protection, graph, keyring, store, clock, space)
+    node.salvage = engine if isinstance(engine, SalvageEngine) else None
+    return node

@@ -34,7 +34,7 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
 
     def on_volume(name: str) -> Verb:
         async def run(request: Request, progress: Progress) -> Any:
-            node = open_node(state, clock)
+            node = open_node(state, clock, salvage=name == "fsck")
             opened.append(node)
             metrics = Metrics()
             metrics.add(lambda: samples(node))

@@ -1,67 +1,91 @@
 """fsck: a check over a snapshot, and a repair that builds a new store beside the old one."""
 
+import os
 import shutil
+from pathlib import Path
+from typing import Final
 
 from piperfs.core.errors import StoreError
 from piperfs.core.manifest import node_children
 from piperfs.daemon.node import Node
 from piperfs.obs.facts import Finding
-from piperfs.store import check as checks
-from piperfs.store.engine import LmdbEngine
+from piperfs.store.check import check_store
+from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
+from piperfs.store.pages import check_file
 from piperfs.store.repair import Salvage, copy_facts, rebuild
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Identity, Store
 
-
-def _identity(node: Node) -> Identity:
-    return Identity(node.store.volume, node.store.replica, node.identity, node.keyring)
+SEQ_MARGIN: Final = 1 << 20  # operations that a lost commit may have held, and peers may have seen
 
 
-def check(node: Node) -> list[checks.Finding]:
+def _store_on(node: Node, engine: Engine) -> Store:
+    """A second store of the same replica, over another engine."""
+    identity = Identity(node.store.volume, node.store.replica, node.identity, node.keyring)
+    key, entropy = node.secrets.store, node.clock.entropy
+    return Store(engine, identity, key, entropy, node_children, is_blind=node.store.is_blind)
+
+
+def check(node: Node) -> list[Finding]:
     """Everything that is wrong with what is durable. Runs in a thread, beside the mount."""
+    if node.salvage is not None:
+        return [*_of_pages(node.salvage.damage), *_of_rows(node.store)]
     snapshot = node.store.snapshot_engine()
     try:
-        store = Store(
-            snapshot,
-            _identity(node),
-            node.secrets.store,
-            node.clock.entropy,
-            node_children,
-            is_blind=node.store.is_blind,
-        )
-        return list(checks.check_store(store))
+        if isinstance(snapshot, LmdbEngine):
+            damage = check_file(node.state.store / DATA_FILE, snapshot.transaction)
+            if damage:
+                return _of_pages(damage)  # LMDB might not survive a look at the rows
+        return _of_rows(_store_on(node, snapshot))
     finally:
         snapshot.close()
 
 
+def _of_pages(damage: list[str]) -> list[Finding]:
+    return [Finding(kind="page", what=text) for text in damage]
+
+
+def _of_rows(store: Store) -> list[Finding]:
+    return [Finding(kind=f.damage.name.lower(), what=str(f)) for f in check_store(store)]
+
+
 def repair(node: Node) -> list[Finding]:
-    """Rebuild the store from all that proves itself; the old one is kept aside until then."""
+    """Rebuild the store from all that proves itself; the old one is kept aside."""
     found = check(node)
     if not found:
         return []
-    fresh, old = node.state.path / "store.new", node.state.path / "store.damaged"
+    fresh = node.state.path / "store.new"
     shutil.rmtree(fresh, ignore_errors=True)
     engine = LmdbEngine(fresh, NAMES)
     salvage = Salvage()
     copy_facts(node.store, engine, salvage)
     engine.refresh()
-    target = Store(
-        engine,
-        _identity(node),
-        node.secrets.store,
-        node.clock.entropy,
-        node_children,
-        is_blind=node.store.is_blind,
-    )
+    target = _store_on(node, engine)
     unseal = None if node.store.is_blind else node.keyring.unseal_bodies
-    for _ in rebuild(node.store, target, unseal, node.clock.now_ns(), salvage):
+    now = node.clock.now_ns()
+    for _ in rebuild(node.store, target, unseal, now, salvage):
         pass
-    left = list(checks.check_store(target))
+    seq = max(target.last_seq, node.store.highest_seq_of(node.store.replica), now // 1_000_000)
+    target.put_last_seq(seq + SEQ_MARGIN)
+    target.commit(now)
+    left = _of_rows(target)
     target.close()
     if left:
         raise StoreError(f"the repaired store still has {len(left)} findings; nothing was changed")
-    node.store.close()
-    shutil.rmtree(old, ignore_errors=True)
-    node.state.store.rename(old)
-    fresh.rename(node.state.store)
-    return [Finding(kind=each.damage.name.lower(), what=str(each), repaired=True) for each in found]
+    _exchange(fresh / DATA_FILE, node.state.store / DATA_FILE, node.state.path / "store.damaged")
+    shutil.rmtree(fresh)
+    return [Finding(kind=each.kind, what=each.what, repaired=True) for each in found]
+
+
+def _exchange(fresh: Path, data: Path, aside: Path) -> None:
+    """Put the new file in the place of the old one, at one stroke; the old one stays aside."""
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    os.link(data, aside / DATA_FILE)
+    fresh.replace(data)
+    for directory in (aside, data.parent, data.parent.parent):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

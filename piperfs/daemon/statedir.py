@@ -31,10 +31,14 @@ class VolumeFile:
 
 
 class StateDirectory:
-    """A locked state directory; `close` releases it."""
+    """A locked state directory; `close` releases it.
 
-    def __init__(self, path: Path, lock: int) -> None:
+    `was_killed` tells that the process that had it last did not close it.
+    """
+
+    def __init__(self, path: Path, lock: int, *, was_killed: bool = False) -> None:
         self.path = path
+        self.was_killed = was_killed
         self.is_blind = False
         self._lock = lock
 
@@ -94,9 +98,10 @@ class StateDirectory:
             raise UserError(
                 f"{path} is in use by process {holder}; stop it first", ExitCode.REFUSED
             ) from error
+        was_killed = os.fstat(lock).st_size > 0
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
-        return cls(path, lock)
+        return cls(path, lock, was_killed=was_killed)
 
     def publish(self, volume: VolumeFile) -> None:
         """Write volume.json, last of all, durably: from now on this is a volume."""
@@ -128,9 +133,13 @@ class StateDirectory:
         shutil.rmtree(self.path)
         os.close(self._lock)
 
-    def close(self) -> None:
-        """Let another process have it. The lock file stays; it holds no lock any more."""
-        os.ftruncate(self._lock, 0)
+    def close(self, *, clean: bool = True) -> None:
+        """Let another process have it. The lock file stays; it holds no lock any more.
+
+        If it is not clean, the next process is told that this one was killed.
+        """
+        if clean:
+            os.ftruncate(self._lock, 0)
         os.close(self._lock)
 
 

@@ -17,7 +17,6 @@ from piperfs.core.ticket import Ticket, format_ticket, make_invite
 from piperfs.daemon import repairing, report
 from piperfs.daemon.node import ADDRESSES, Node
 from piperfs.fs import conflicts as conflict_rules
-from piperfs.obs.facts import Finding
 from piperfs.obs.metrics import Metrics
 from piperfs.store.collector import Collector
 
@@ -172,14 +171,11 @@ class Verbs:
         repair = bool(request.arguments.get("repair"))
         if repair and node.is_daemon:
             raise UserError("unmount the volume first: a repair needs it for itself")
-        await self._commit()
+        if node.salvage is None:
+            await self._commit()
         await progress.report("checking")
-        if repair:
-            findings = await trio.to_thread.run_sync(repairing.repair, node)
-        else:
-            found = await trio.to_thread.run_sync(repairing.check, node)
-            findings = [Finding(kind=f.damage.name.lower(), what=str(f)) for f in found]
-        return msgspec.to_builtins(findings)
+        work = repairing.repair if repair else repairing.check
+        return msgspec.to_builtins(await trio.to_thread.run_sync(work, node))
 
     async def collect(self, _request: Request, progress: Progress) -> Any:
         """Remove chunks that nothing needs any more."""

@@ -94,23 +94,22 @@ class LmdbEngine:
         tables: tuple[str, ...],
         *,
         create: bool = True,
-        claim_room: Callable[[int], bool] = _always,
     ) -> None:
         assert len(tables) <= TABLES_MAX
         if create:
             directory.mkdir(mode=0o700, exist_ok=True)
-        self.claim_room = claim_room
+        self.claim_room: Callable[[int], bool] = _always
         try:
             self._env = lmdb.open(
                 str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600,
                 readahead=True, create=create,
             )  # fmt: skip
+            self._pad(directory / DATA_FILE)
             self._tables = {
                 name: self._env.open_db(name.encode(), create=create) for name in tables
             }
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot open the store in {directory}: {error}") from error
-        self._pad(directory / DATA_FILE)
         self._reader: lmdb.Transaction = self._env.begin()
         self._spare: lmdb.Transaction = self._env.begin()  # for other threads, after a panic
         self._spare_lock = threading.Lock()
@@ -203,6 +202,11 @@ class LmdbEngine:
         except lmdb.PanicError as error:
             raise StoreError("the store is failing: restart it first") from error
         return copy
+
+    @property
+    def transaction(self) -> int:
+        """The number of the commit that reads see."""
+        return int(self._reader.id())
 
     def commit(self, batch: Batch) -> None:
         if self._failed is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sortedcontainers import SortedDict
 
 from piperfs.core.errors import StoreError
+from piperfs.store.cells import Cells
 from piperfs.store.engine import DATA_FILE, Batch
 from piperfs.store.pages import PageFile, Place, Walk
 
@@ -74,3 +75,36 @@ class SalvageEngine:
 
     def close(self) -> None:
         self._file.close()
+
+
+# What a store reads before it can be asked anything, and peers tell again or time makes worthless.
+NEEDED = ("meta", "member", "want", "peer", "bucket")
+# Facts that name a position in this store: without one of them, none means anything.
+POSITIONS = (b"store", b"last_lseq", b"log_sum")
+
+
+def open_salvage(directory: Path, tables: tuple[str, ...], cells: Cells) -> SalvageEngine:
+    """Open a store however damaged it is, without the rows that would keep it from opening.
+
+    Raises:
+        StoreError: no commit of it can be read at all.
+    """
+    engine = SalvageEngine(directory, tables)
+    lost = [(table, key) for table in NEEDED for key in _unreadable(engine, table, cells)]
+    for table, key in lost:
+        engine.forget(table, key)
+        engine.damage.append(f"{table} {key.hex()[:24]}: a value does not open")
+    if engine.damage:
+        for key in POSITIONS:
+            engine.forget("meta", key)
+    return engine
+
+
+def _unreadable(engine: SalvageEngine, table: str, cells: Cells) -> list[bytes]:
+    found = []
+    for key, value in engine.scan(table, b"", b"\xff" * 64):
+        try:
+            cells.open(table.encode() + b"\0" + key, value)
+        except StoreError:
+            found.append(key)
+    return found

@@ -250,6 +250,11 @@ class Store:
         """Never use numbers up to `seq`: a peer has seen them, though this store has not."""
         self._local.last_seq = max(self._local.last_seq, seq)
 
+    def put_last_seq(self, seq: int) -> None:
+        """Never use numbers up to `seq`, after a repair that may have lost some."""
+        self._local.last_seq = seq
+        self.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
+
     # Commit
 
     @property

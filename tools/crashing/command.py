@@ -6,16 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from crashing import errnos, kill, power, replay, rot
-from crashing.verify import Broken
+from crashing import kill, power, replay
+from crashing.verify import BrokenPromiseError
 
 Way = Callable[[argparse.Namespace], str]
 WAYS: dict[str, tuple[Way, int, int, str]] = {
     "kill": (kill.run, 15, 500, kill.__doc__ or ""),
     "power": (power.run, 3, 100, power.__doc__ or ""),
     "replay": (replay.run, 200, 10_000, replay.__doc__ or ""),
-    "errno": (errnos.run, 6, 0, errnos.__doc__ or ""),
-    "rot": (rot.run, 300, 10_000, rot.__doc__ or ""),
 }
 
 
@@ -29,7 +27,7 @@ def main(arguments: list[str]) -> int:
     begin = time.monotonic()
     try:
         summary = way(options)
-    except Broken as broken:
+    except BrokenPromiseError as broken:
         print(f"BROKEN: {broken}", file=sys.stderr)
         print(f"again: tools/crash {options.way} --seed {options.seed}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crashing.rounds import pid_of, run_round
-from crashing.verify import Broken
+from crashing.verify import BrokenPromiseError
 from tests.support.volumes import Replica, eventually, replicas
 
 CALLS = ("pwrite64", "pwritev", "fdatasync", "writev")
@@ -28,7 +28,7 @@ KILL_S = 20
 
 
 def run(options: argparse.Namespace) -> str:
-    """Run rounds. Raises Broken."""
+    """Run rounds. Raises BrokenPromiseError."""
     base = Path(tempfile.mkdtemp(prefix="piperfs-kill-"))
     traced = 0
     try:
@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> str:
 
 def serve(ben: Replica, address: str) -> None:
     """Let a second replica follow."""
-    ben.piperfs("serve", str(ben.state), "-d", "-o", f"listen=127.0.0.1:0,discovery=off,peer={address}")
+    ben.piperfs(
+        "serve", str(ben.state), "-d", "-o", f"listen=127.0.0.1:0,discovery=off,peer={address}"
+    )
 
 
 def kill_after(replica: Replica, rng: random.Random) -> Callable[[], None]:
@@ -96,8 +98,10 @@ def check_said(anna: Replica, ben: Replica) -> None:
     """Both agree after the restart, and nobody proves that a number was used twice."""
     seen = ben.status()
     if any("refused" in (peer.get("waits_for") or "") for peer in seen["peers"]):
-        raise Broken(f"ben refuses operations of anna: {seen['peers']}")
+        raise BrokenPromiseError(f"ben refuses operations of anna: {seen['peers']}")
     try:
         eventually(lambda: anna.digest() == ben.digest(), within_s=60)
     except AssertionError as error:
-        raise Broken(f"the two do not converge: {anna.status()} {ben.status()}") from error
+        raise BrokenPromiseError(
+            f"the two do not converge: {anna.status()} {ben.status()}"
+        ) from error

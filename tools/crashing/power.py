@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from crashing.rounds import pid_of, run_round
 from tests.support.volumes import Replica, replicas
@@ -34,7 +35,7 @@ FRESH_DISK_EVERY = 10  # deleted files stay in a store, so it grows
 
 
 def run(options: argparse.Namespace) -> str:
-    """Run rounds. Raises Broken."""
+    """Run rounds. Raises BrokenPromiseError."""
     done = 0
     while done < options.rounds:
         count = min(FRESH_DISK_EVERY, options.rounds - done)
@@ -67,7 +68,7 @@ class Disk:
         self._image = base / "image"
         self._device = ""
 
-    def __enter__(self) -> "Disk":
+    def __enter__(self) -> Self:
         self.mountpoint.mkdir()
         with self._image.open("wb") as image:
             image.truncate(DISK_BYTES)

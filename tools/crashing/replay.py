@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashing.recording import Event, Flush, Promise, Write, record, rows_digest
-from crashing.verify import Broken
+from crashing.verify import BrokenPromiseError
 from piperfs.core.errors import PiperError
 from piperfs.store.check import check_store
 from piperfs.store.engine import DATA_FILE, LmdbEngine
@@ -29,7 +29,7 @@ PROBE = b"probe"
 
 
 def run(options: argparse.Namespace) -> str:
-    """Check crash states. Raises Broken."""
+    """Check crash states. Raises BrokenPromiseError."""
     states = dropped = 0
     number = 0
     while states < options.rounds:
@@ -151,11 +151,11 @@ class Checker:
         try:
             engine = LmdbEngine(self._file.parent, NAMES, create=False)
         except PiperError as error:
-            raise Broken(f"a crash state does not open: {error}") from error
+            raise BrokenPromiseError(f"a crash state does not open: {error}") from error
         try:
             found = rows_digest(engine)
             if found not in crash.rows:
-                raise Broken("a crash state holds other rows than its last commits")
+                raise BrokenPromiseError("a crash state holds other rows than its last commits")
             if found not in self._sound:
                 self._check_deeply(engine)
                 self._sound.add(found)
@@ -163,11 +163,13 @@ class Checker:
             engine.commit({"meta": {PROBE: None}, "chunk": {PROBE: None}})
             engine.refresh()
             if rows_digest(engine) != found:
-                raise Broken("a commit after a crash changed rows that it did not write")
+                raise BrokenPromiseError(
+                    "a commit after a crash changed rows that it did not write"
+                )
         finally:
             engine.close()
 
     def _check_deeply(self, engine: LmdbEngine) -> None:
         findings = list(check_store(Computer("alpha", engine).store))
         if findings:
-            raise Broken(f"fsck of a crash state: {'; '.join(map(str, findings[:5]))}")
+            raise BrokenPromiseError(f"fsck of a crash state: {'; '.join(map(str, findings[:5]))}")

@@ -9,9 +9,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from crashing.verify import Broken, verify
+from crashing.verify import BrokenPromiseError, verify
 from crashing.writers import Writer
 from tests.support.volumes import Replica
 
@@ -57,7 +58,7 @@ class Database:
         return int(lines[-1]) if lines else 0
 
     def check(self, committed: int) -> None:
-        """Raises Broken if the file is damaged or lacks a committed transaction."""
+        """Raises BrokenPromiseError if the file is damaged or lacks a committed transaction."""
         if not self.path.exists() and not committed:
             return
         try:
@@ -68,17 +69,18 @@ class Database:
                 top, count = db.execute(query).fetchone() if tables else (0, 0)
             db.close()
         except sqlite3.DatabaseError as error:
-            raise Broken(f"{self.path}: {error}") from error
+            raise BrokenPromiseError(f"{self.path}: {error}") from error
         if verdict != "ok" or top != count or top < committed:
-            raise Broken(f"{self.path}: {verdict}, {count} rows up to {top}, {committed} committed")
+            raise BrokenPromiseError(
+                f"{self.path}: {verdict}, {count} rows up to {top}, {committed} committed"
+            )
 
 
 def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None]) -> str:
-    """Work, crash, mount again, check. `crash` returns when the daemon is dead. Raises Broken."""
+    """Work, crash, mount again, check. `crash` returns when the daemon is dead. Raises BrokenPromiseError."""
     rng = random.Random(seed)
     folder = replica.mountpoint / f"round{number}"
-    clock = itertools.count(1)
-    tick = lambda: next(clock)
+    tick = partial(next, itertools.count(1))
     writers = []
     for n in range(WRITERS):
         (folder / str(n)).mkdir(parents=True)
@@ -97,7 +99,7 @@ def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None
             writer.join(JOIN_S)
         committed = database.stop()
     if any(writer.is_alive() for writer in writers):
-        raise Broken(f"a system call did not return within {JOIN_S} s of the crash")
+        raise BrokenPromiseError(f"a system call did not return within {JOIN_S} s of the crash")
     remount(replica)
     text = verify(writer.history for writer in writers)
     database.check(committed)
@@ -108,18 +110,18 @@ def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None
 
 
 def remount(replica: Replica) -> None:
-    """Mount with no help of any kind. Raises Broken."""
+    """Mount with no help of any kind. Raises BrokenPromiseError."""
     try:
         replica.mount()
     except AssertionError as error:
-        raise Broken(f"it does not mount again: {error}") from error
+        raise BrokenPromiseError(f"it does not mount again: {error}") from error
 
 
 def check_store(replica: Replica) -> None:
-    """fsck beside the mount. Raises Broken."""
+    """Run fsck beside the mount. Raises BrokenPromiseError."""
     done = replica.run("fsck", str(replica.state))
     if done.returncode != 0:
-        raise Broken(f"fsck: {done.stdout}{done.stderr}")
+        raise BrokenPromiseError(f"fsck: {done.stdout}{done.stderr}")
 
 
 def _fsync(directory: Path) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 FOREVER = 1 << 62
 
 
-class Broken(Exception):
+class BrokenPromiseError(Exception):
     """A promise was broken."""
 
 
@@ -104,7 +104,7 @@ def _is_part(found: Tree, before: Tree, step: Step) -> bool:
 
 
 def verify(histories: Iterable[History]) -> str:
-    """Find the moment that explains everything. Raises Broken if there is none."""
+    """Find the moment that explains everything. Raises BrokenPromiseError if there is none."""
     histories = list(histories)
     promised = max(history.promised for history in histories)
     explained = []
@@ -112,14 +112,16 @@ def verify(histories: Iterable[History]) -> str:
         found = read_tree(history.root)
         here = list(spans(history, found))
         if not here:
-            raise Broken(f"{history.root}: no such tree ever was: {_difference(history, found)}")
+            raise BrokenPromiseError(
+                f"{history.root}: no such tree ever was: {_difference(history, found)}"
+            )
         explained.append(here)
     moments = {promised, *(span.first for here in explained for span in here)}
     for moment in sorted(moments):
         if moment >= promised and all(_fits(here, moment) for here in explained):
             done = sum(1 for h in histories for step in h.steps if step.begin <= moment)
             return f"{done} of {sum(len(h.steps) for h in histories)} steps"
-    raise Broken(
+    raise BrokenPromiseError(
         f"nothing explains all trees: promised {promised}, "
         + "; ".join(f"{h.root.name}: {here}" for h, here in zip(histories, explained, strict=True))
     )
@@ -133,10 +135,11 @@ def _difference(history: History, found: Tree) -> str:
     """How a tree differs from the nearest one that was."""
     trees = [step.tree for step in history.steps] or [{}]
     tree = min(reversed(trees), key=lambda t: len(set(t.items()) ^ set(found.items())))
-    parts = []
-    for key in sorted({*tree, *found}):
-        if tree.get(key, 0) != found.get(key, 0):
-            parts.append(f"{key}: {_short(tree.get(key, 0))} became {_short(found.get(key, 0))}")
+    parts = [
+        f"{key}: {_short(tree.get(key, 0))} became {_short(found.get(key, 0))}"
+        for key in sorted({*tree, *found})
+        if tree.get(key, 0) != found.get(key, 0)
+    ]
     return f"after step {trees.index(tree) + 1} of {len(trees)}: " + ", ".join(parts)
 
 

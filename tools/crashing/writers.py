@@ -4,6 +4,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from crashing.verify import File, History, Step, Tree
@@ -159,7 +160,7 @@ class Writer(threading.Thread):
         self._fill(new, self._bytes())
         old = self._rng.choice([key for key in self._files() if key != new] or [new])
         if old != new:
-            act = lambda: os.rename(self._path(new), self._path(old))
+            act = partial(os.rename, self._path(new), self._path(old))
             self._step(f"rename {new} over {old}", {old: self._tree[new]}, act, gone=new)
 
     def _replace_unclosed(self) -> None:
@@ -180,7 +181,7 @@ class Writer(threading.Thread):
         files, new = self._files(), self._free()
         if files and new is not None:
             old = self._rng.choice(files)
-            act = lambda: os.rename(self._path(old), self._path(new))
+            act = partial(os.rename, self._path(old), self._path(new))
             self._step(f"rename {old} {new}", {new: self._tree[old]}, act, gone=old)
 
     def _unlink(self) -> None:
@@ -203,9 +204,7 @@ class Writer(threading.Thread):
         key = self._free()
         if key is not None:
             target = f"to/{self._rng.random()}"
-            self._step(
-                f"symlink {key}", {key: target}, lambda: os.symlink(target, self._path(key))
-            )
+            self._step(f"symlink {key}", {key: target}, lambda: os.symlink(target, self._path(key)))
 
     def _chmod(self) -> None:
         files = self._files()

@@ -1,4 +1,0 @@
-"""x"""
-import argparse
-def run(o: argparse.Namespace) -> str:
-    return ""
