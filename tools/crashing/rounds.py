@@ -77,7 +77,11 @@ class Database:
 
 
 def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None]) -> str:
-    """Work, crash, mount again, check. `crash` returns when the daemon is dead. Raises BrokenPromiseError."""
+    """Work, crash, mount again, check; `crash` returns when the daemon is dead.
+
+    Raises:
+        BrokenPromiseError: something is not as it was promised.
+    """
     rng = random.Random(seed)
     folder = replica.mountpoint / f"round{number}"
     tick = partial(next, itertools.count(1))
@@ -110,7 +114,7 @@ def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None
 
 
 def remount(replica: Replica) -> None:
-    """Mount with no help of any kind. Raises BrokenPromiseError."""
+    """Mount with no help of any kind. Raises."""
     try:
         replica.mount()
     except AssertionError as error:
@@ -118,7 +122,7 @@ def remount(replica: Replica) -> None:
 
 
 def check_store(replica: Replica) -> None:
-    """Run fsck beside the mount. Raises BrokenPromiseError."""
+    """Run fsck beside the mount. Raises."""
     done = replica.run("fsck", str(replica.state))
     if done.returncode != 0:
         raise BrokenPromiseError(f"fsck: {done.stdout}{done.stderr}")
