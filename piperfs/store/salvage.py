@@ -47,8 +47,14 @@ class SalvageEngine:
         for key in rows.irange(start, end, inclusive=(True, False)):
             yield key, self._file.read(rows[key])
 
+    def keys(self, table: str, start: bytes, end: bytes) -> Iterator[bytes]:
+        yield from self._rows[table].irange(start, end, inclusive=(True, False))
+
     def count(self, table: str) -> int:
         return len(self._rows[table])
+
+    def table_bytes(self, table: str) -> int:
+        return sum(place.length for place in self._rows[table].values())
 
     def bytes_used(self) -> int:
         return (self._file.meta.last_page + 1) * 4096
