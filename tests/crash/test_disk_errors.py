@@ -33,12 +33,12 @@ def errno_of(call, *arguments):
 def fill(directory, name="fill"):
     """Write incompressible bytes until a write fails; returns its errno and what was accepted."""
     accepted = 0
-    with (directory / name).open("wb", buffering=0) as file:
-        while True:
-            try:
+    try:
+        with (directory / name).open("wb", buffering=0) as file:
+            while True:
                 accepted += file.write(os.urandom(MIB))
-            except OSError as error:
-                return error.errno, accepted
+    except OSError as error:
+        return error.errno, accepted
 
 
 @pytest.fixture
