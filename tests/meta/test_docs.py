@@ -28,6 +28,7 @@ MANUALS = sorted((ROOT / "packaging/man").glob("*.[18]"))
 SOURCES = sorted((ROOT / "piperfs").rglob("*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TEST_ID = re.compile(r"`?(tests/[\w/]+\.py)(?:::(\w+))?`?")
+HYPHENS = {0x2010: "-", 0x2212: "-"}  # as groff sets them
 LOG_LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
@@ -39,7 +40,7 @@ def manual(name: str) -> str:
     """A manual page as its reader sees it."""
     groff = ["groff", "-man", "-Tutf8", "-P-c", "-rLL=200n", ROOT / "packaging/man" / name]
     shown = subprocess.run(groff, capture_output=True, text=True, check=True).stdout
-    return re.sub(r".\x08", "", shown).replace("‐", "-").replace("−", "-")
+    return re.sub(r".\x08", "", shown).translate(HYPHENS)
 
 
 def calls() -> Iterator[ast.Call]:
