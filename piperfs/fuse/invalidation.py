@@ -1,20 +1,27 @@
 """Telling the kernel what changed from elsewhere, exactly, so that its caches may live long.
 
 A notification can block: the kernel takes locks that the sender of a request holds while it waits
-for us. So all of them are sent by one thread that does nothing else. What piles up meanwhile is
-merged, since to forget something twice is to forget it once.
+for us, such as that of a page whose chunk is still to come from a peer. So all of them are sent by
+threads that do nothing else; one works, and another takes over when it is held up. What piles up
+meanwhile is merged, since to forget something twice is to forget it once.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol, TypeAlias
 
 from piperfs.core.ids import InodeId
 from piperfs.obs.log import get_logger
 from piperfs.store.changes import ChangeSet
 
+HELD_UP_S: Final = 0.05  # a notification takes microseconds unless the kernel waits for us
+THREADS_MAX: Final = 16
+
 log = get_logger("fuse")
+Call: TypeAlias = Callable[[], None]
 
 
 class Kernel(Protocol):
@@ -36,9 +43,19 @@ class _Pending:
     def __bool__(self) -> bool:
         return bool(self.attributes or self.data or self.names)
 
+    def take(self, kernel: Kernel) -> Call:
+        """One notification to send."""
+        if self.names:
+            return partial(kernel.forget_name, *self.names.pop())
+        if self.data:
+            ino = self.data.pop()
+            self.attributes.discard(ino)  # goes with it
+            return partial(kernel.forget_data, ino)
+        return partial(kernel.forget_attributes, self.attributes.pop())
+
 
 class Invalidator:
-    """Takes changes on the loop thread, sends notifications from its own."""
+    """Takes changes on the loop thread, sends notifications from others."""
 
     def __init__(self, kernel: Kernel, number: Callable[[InodeId], int | None]) -> None:
         self._kernel = kernel
@@ -46,9 +63,16 @@ class Invalidator:
         self._pending = _Pending()
         self._wake = threading.Condition()
         self._stopped = False
+        self._working: threading.Thread | None = None  # the one whose turn it is
+        self._since = 0.0  # when its notification began
+        self._threads = 0
+        self._waiting = 0  # threads that have nothing to do
         self.sent = 0
-        self._thread = threading.Thread(target=self._run, name="piperfs-invalidate", daemon=True)
-        self._thread.start()
+        self._start()
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._run, name="piperfs-invalidate", daemon=True).start()
 
     def report(self, changes: ChangeSet) -> None:
         """Note what changed; returns at once."""
@@ -66,31 +90,35 @@ class Invalidator:
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread; a notification that blocks ends with the mount."""
+        """End the threads; a notification that blocks ends with the mount."""
         with self._wake:
             self._stopped = True
-            self._wake.notify()
+            self._wake.notify_all()
 
     def _run(self) -> None:
-        while True:
+        while (call := self._next()) is not None:
+            try:
+                call()
+                self.sent += 1
+            except OSError:
+                pass  # the kernel does not have it cached, or is unmounting
             with self._wake:
-                self._wake.wait_for(lambda: self._pending or self._stopped)
-                if self._stopped:
-                    return
-                pending, self._pending = self._pending, _Pending()
-            self._send(pending)
+                if self._working is threading.current_thread():
+                    self._working = None
 
-    def _send(self, pending: _Pending) -> None:
-        for parent, name in pending.names:
-            self._try(self._kernel.forget_name, parent, name)
-        for ino in pending.data:
-            self._try(self._kernel.forget_data, ino)
-        for ino in pending.attributes - pending.data:
-            self._try(self._kernel.forget_attributes, ino)
+    def _next(self) -> Call | None:
+        """Wait for a turn and for something to do; None at the end."""
+        with self._wake:
+            self._waiting += 1
+            while not self._stopped and not (self._pending and self._is_free()):
+                self._wake.wait(HELD_UP_S if self._pending else None)
+            self._waiting -= 1
+            if self._stopped:
+                return None
+            self._working, self._since = threading.current_thread(), time.monotonic()
+            if not self._waiting and self._threads < THREADS_MAX:
+                self._start()  # somebody must be there to take over
+            return self._pending.take(self._kernel)
 
-    def _try(self, call: Callable[..., None], *arguments: int | bytes) -> None:
-        try:
-            call(*arguments)
-            self.sent += 1
-        except OSError:
-            return  # the kernel does not have it cached, or is unmounting
+    def _is_free(self) -> bool:
+        return self._working is None or time.monotonic() - self._since > HELD_UP_S
