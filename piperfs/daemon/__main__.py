@@ -17,6 +17,7 @@ from piperfs.daemon import lifecycle, offline, run
 from piperfs.daemon.clock import SYSTEM_CLOCK
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import parse_options
+from piperfs.fuse import guardian
 from piperfs.obs import log
 
 
@@ -46,6 +47,8 @@ def main() -> int:
         control = socket.socket(fileno=arguments.control_fd)
         trio.run(offline.answer_one, arguments.state, control, SYSTEM_CLOCK)
         return ExitCode.DONE
+    if arguments.way == "mount":
+        guardian.start(arguments.mountpoint)
     starter = Starter(arguments.ready_fd)
     in_front = arguments.ready_fd is None
     log.configure(as_json=not in_front)

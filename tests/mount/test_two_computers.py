@@ -127,6 +127,35 @@ def test_a_killed_daemon_loses_nothing_that_was_synced(pair):
     assert a.piperfs("fsck", str(a.state)) == "No findings.\n"
 
 
+@pytest.mark.parametrize("driver", ["kernel", "pyfuse3"])
+def test_who_waits_for_content_is_freed_when_the_daemon_is_killed(tmp_path, driver):
+    """The kernel's page is locked by a reader, and a notification waits for the same page."""
+    with replicas(tmp_path, "anna", "ben", "cleo") as (a, b, c):
+        a.init().mount(f"cache=1M,deadline=60,driver={driver}")
+        for other, options in ((b, "peer="), (c, "cache=1M,peer=")):
+            other.join(a)
+            other.mount(options + a.address)
+        (b.mountpoint / "big").write_bytes(os.urandom(3_000_000))
+        for other in (a, c):
+            eventually(lambda o=other: (o.mountpoint / "big").stat().st_size == 3_000_000)
+        b_pid = b.pid
+        os.kill(b_pid, signal.SIGSTOP)  # whoever has the content is asked, and does not answer
+        reader = subprocess.Popen(["cat", str(a.mountpoint / "big")], stdout=subprocess.PIPE)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                reader.wait(1)
+            (c.mountpoint / "big").write_bytes(b"new")
+            eventually(lambda: a.status()["digest"] == c.status()["digest"])
+            a.kill()
+            assert reader.wait(10) != 0
+        finally:
+            os.kill(b_pid, signal.SIGCONT)
+            reader.kill()
+            reader.communicate()
+        a.mount(f"peer={b.address}")
+        eventually(lambda: (a.mountpoint / "big").read_bytes() == b"new")
+
+
 def test_umount_loses_nothing(tmp_path):
     with replicas(tmp_path, "anna") as (a,):
         a.init().mount()
