@@ -18,6 +18,7 @@ from piperfs.obs.log import get_logger
 from piperfs.store.store import Store
 
 WINDOW_S: Final = 0.02  # long enough to collapse create, write and close; short for a person
+BUSY_WINDOW_S: Final = 0.08  # when changes do not stop: a commit costs the same, few or many
 RETRY_S: Final = 1.0  # after a full disk, which may have room again
 
 log = get_logger("store")
@@ -43,6 +44,7 @@ class Committer:
         self._urgent = trio.Event()
         self._on_durable: list[Callable[[int], None]] = []
         self.commits = 0
+        self._committed_at = float("-inf")
         self.failure: StoreError | None = None
 
     def on_durable(self, listener: Callable[[int], None]) -> None:
@@ -84,13 +86,18 @@ class Committer:
         while True:
             with trio.move_on_after(RETRY_S if self._is_full else float("inf")):
                 await self._dirty.wait()
-                with trio.move_on_after(WINDOW_S):
+                with trio.move_on_after(self._window_s()):
                     await self._urgent.wait()
             self._dirty, self._urgent = trio.Event(), trio.Event()
             if self._store.has_uncommitted:
                 await self._commit_once()
             else:
                 self._release(None)
+
+    def _window_s(self) -> float:
+        """How long to gather: a lone change is told soon, many at a time are cheap."""
+        is_busy = trio.current_time() - self._committed_at < BUSY_WINDOW_S
+        return BUSY_WINDOW_S if is_busy else WINDOW_S
 
     @property
     def _is_full(self) -> bool:
@@ -115,6 +122,7 @@ class Committer:
         with trio.CancelScope(shield=True):
             error = await trio.to_thread.run_sync(self._write)
         self._store.finish(committed=error is None)
+        self._committed_at = trio.current_time()
         self.commits += 1
         self._note(error)
         round_, self._running = self._running, None
