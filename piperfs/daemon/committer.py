@@ -19,6 +19,7 @@ from piperfs.store.store import Store
 
 WINDOW_S: Final = 0.02  # long enough to collapse create, write and close; short for a person
 BUSY_WINDOW_S: Final = 0.08  # when changes do not stop: a commit costs the same, few or many
+BUSY_OPERATIONS: Final = 8  # in the commit before
 RETRY_S: Final = 1.0  # after a full disk, which may have room again
 
 log = get_logger("store")
@@ -45,6 +46,7 @@ class Committer:
         self._on_durable: list[Callable[[int], None]] = []
         self.commits = 0
         self._committed_at = float("-inf")
+        self._gathered = 0  # operations of the last commit
         self.failure: StoreError | None = None
 
     def on_durable(self, listener: Callable[[int], None]) -> None:
@@ -96,8 +98,8 @@ class Committer:
 
     def _window_s(self) -> float:
         """How long to gather: a lone change is told soon, many at a time are cheap."""
-        is_busy = trio.current_time() - self._committed_at < BUSY_WINDOW_S
-        return BUSY_WINDOW_S if is_busy else WINDOW_S
+        recent = trio.current_time() - self._committed_at < BUSY_WINDOW_S
+        return BUSY_WINDOW_S if recent and self._gathered >= BUSY_OPERATIONS else WINDOW_S
 
     @property
     def _is_full(self) -> bool:
@@ -118,7 +120,9 @@ class Committer:
 
     async def _commit_once(self) -> None:
         self._running, self._next = self._next, _Round()
+        before = self._store.log.last_lseq
         lseq = self._store.freeze(self._now_ns())
+        self._gathered = lseq - before
         with trio.CancelScope(shield=True):
             error = await trio.to_thread.run_sync(self._write)
         self._store.finish(committed=error is None)

@@ -6,7 +6,6 @@ to other machines is off.
 
 import subprocess
 import time
-import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,8 +34,6 @@ def two_folders(base: Path) -> Iterator[tuple[Path, Path, tuple[int, int]]]:
         _configure(home / "config.xml", folders[number], devices, number)
     with ExitStack() as stack:
         running = [stack.enter_context(_serve(home)) for home in homes]
-        for number in (0, 1):
-            _await_answer(number)
         (folders[0] / "hello").write_bytes(b"in step")
         deadline = time.monotonic() + READY_S
         while not (folders[1] / "hello").exists():
@@ -59,18 +56,6 @@ def _serve(home: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _await_answer(number: int) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        try:
-            address = f"http://127.0.0.1:{PORT + 10 + number}/rest/noauth/health"
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            continue
-    raise AssertionError("Syncthing does not answer")
 
 
 def _configure(file: Path, folder: Path, devices: list[str], number: int) -> None:
