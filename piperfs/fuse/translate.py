@@ -50,6 +50,6 @@ def to_errno(error: Exception) -> int:
 
 def is_foreseen(error: Exception) -> bool:
     """Whether the error is an answer rather than a fault of the program or of the disk."""
-    return isinstance(error, FsError) or (
-        isinstance(error, StoreError) and error.kind in (ErrorKind.NO_SPACE, ErrorKind.QUOTA)
-    )
+    if isinstance(error, StoreError):
+        return error.kind in (ErrorKind.NO_SPACE, ErrorKind.QUOTA)
+    return isinstance(error, FsError) and error.kind is not ErrorKind.IO
