@@ -23,8 +23,15 @@ CONSTRAINTS = ROOT / "packaging/constraints.txt"
 # What the product needs to be built and to run, and what the tests call beside it.
 PRODUCT_PACKAGES = ("fuse3", "libfuse3-dev", "pkg-config", "gcc", "libc6-dev")
 TEST_PACKAGES = (
-    "acl", "attr", "cpio", "git", "groff-base", "iproute2", "man-db", "procps", "rsync", "sqlite3",
+    "acl", "attr", "git", "groff-base", "iproute2", "man-db", "procps", "rsync", "sqlite3",
     "strace", "systemd",
+)  # fmt: skip
+
+# The programs that tests/apps runs on a mount; only `tools/check` needs them.
+APPLICATION_PACKAGES = (
+    "cpio", "dbus", "e2fsprogs", "emacs-nox", "fio", "imagemagick", "inotify-tools",
+    "libglib2.0-bin", "libreoffice-writer-nogui", "make", "nano", "pcmanfm", "plocate",
+    "postgresql", "python3-uno", "stress-ng", "util-linux", "vim", "xdotool", "xvfb",
 )  # fmt: skip
 
 
@@ -41,6 +48,11 @@ def ensure() -> Path:
         make_venv(VENV, sys.executable, "--editable", f"{ROOT}[dev]")
         STAMP.write_text(fingerprint)
     return PYTHON
+
+
+def ensure_applications() -> None:
+    """Install the programs that the tests of applications run."""
+    _install_packages(APPLICATION_PACKAGES)
 
 
 def _is_current(fingerprint: str) -> bool:
@@ -92,8 +104,10 @@ def install_packages(*names: str) -> None:
     say(f"Installing Debian packages: {' '.join(missing)}")
     if shutil.which("apt-get") is None:
         fail(f"please install these packages, or what they hold: {' '.join(missing)}")
-    for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *missing]):
-        _run(as_root(["apt-get", *command]), DEBIAN_FRONTEND="noninteractive")
+    install = ["install", "-q", "-y", "--no-install-recommends", *missing]
+    for command in (["update", "-q"], install):
+        wait = ["-o", "DPkg::Lock::Timeout=600"]  # somebody else may be installing
+        _run(as_root(["apt-get", *wait, *command]), DEBIAN_FRONTEND="noninteractive")
 
 
 def _is_installed(name: str) -> bool:
