@@ -52,7 +52,7 @@ def ensure() -> Path:
 
 def ensure_applications() -> None:
     """Install the programs that the tests of applications run."""
-    _install_packages(APPLICATION_PACKAGES)
+    install_packages(*APPLICATION_PACKAGES)
 
 
 def _is_current(fingerprint: str) -> bool:
