@@ -51,8 +51,10 @@ class Network:
     def __exit__(self, *_: object) -> None:
         if self._switch is not None:
             assert self._switch.stdin is not None
+            assert self._switch.stdout is not None
             self._switch.stdin.close()
             self._switch.wait()
+            self._switch.stdout.close()
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "delete", name], check=False)
 

@@ -93,9 +93,12 @@ class User:
             return "unknown"
 
     def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
-        self._errors.close()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            stream.close()
 
 
 def run(plan: Plan) -> Outcome:
