@@ -10,10 +10,11 @@ import msgspec
 import pytest
 import trio
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import ErrorKind, PeerError, StoreError
 from piperfs.core.identity import generate
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
 from piperfs.core.limits import PREAUTH_FRAME_BYTES_MAX, SEQ_MAX
+from piperfs.core.operation import decode_envelope
 from piperfs.daemon.node import Node
 from piperfs.protocol import messages as m
 from piperfs.protocol.handshake import Side
@@ -153,13 +154,20 @@ async def test_a_members_keys_are_no_ticket(tmp_path: Path) -> None:
 @asynccontextmanager
 async def liar(base: Path) -> AsyncIterator[tuple[Node, Channel]]:
     """A replica, and a member with valid keys that says whatever a test likes."""
+    async with member(base) as (anna, _ben, channel):
+        yield anna, channel
+
+
+@asynccontextmanager
+async def member(base: Path) -> AsyncIterator[tuple[Node, Node, Channel]]:
+    """A replica, a member that does not run, and a greeted line between them."""
     async with running(peers.founder(base)) as anna:
         ben = await peers.join(base, "ben", peers.make_ticket(anna))
         async with stranger(anna) as channel:
             greeted = await greeting.greet(channel, Side.CLIENT, ben)
             assert greeted is not None
             await until(lambda: peers.connected(anna) == 1)
-            yield anna, channel
+            yield anna, ben, channel
         ben.close()
     anna.close()
 
@@ -247,6 +255,54 @@ async def test_only_what_is_durable_is_said_to_be(tmp_path: Path) -> None:
         said = [each.cursor_lseq for each in heard if isinstance(each, m.State)]
         assert said
         assert not any(said)
+
+
+def written_by(ben: Node) -> list[bytes]:
+    """Two operations of a member that runs nowhere, as signed."""
+    for name in (b"one", b"two"):
+        write_file(ben, name, b"text")
+        ben.store.commit(ben.clock.now_ns())
+    return [raw for _, raw in ben.store.log.after(0, 1 << 20)]
+
+
+async def acknowledged(channel: Channel, lseq: int) -> m.Ack:
+    with trio.fail_after(5):
+        while True:
+            for message in await channel.receive():
+                if isinstance(message, m.Ack) and message.lseq == lseq:
+                    return message
+
+
+async def test_what_was_refused_is_not_held(tmp_path: Path) -> None:
+    async with member(tmp_path) as (anna, ben, channel):
+        good, other = written_by(ben)
+        forged = msgspec.structs.replace(decode_envelope(other), signature=bytes(64)).encode()
+        (chunk,) = peers.chunks_of(ben, b"one")
+        content = ((chunk, ben.store.chunks.get(chunk)),)
+        channel.send(STATE)
+        channel.send(m.Operations((good,), 1, content))
+        await channel.flush()
+        assert (await acknowledged(channel, 1)).complete_lseq == 1
+        channel.send(m.Operations((forged,), 2))
+        await channel.flush()
+        assert (await acknowledged(channel, 2)).complete_lseq == 1
+        assert names(anna) == {b"one"}
+
+
+async def test_nothing_more_is_taken_in_while_the_disk_is_full(tmp_path: Path) -> None:
+    async with member(tmp_path) as (anna, ben, channel):
+        anna.committer.failure = StoreError("full", ErrorKind.NO_SPACE)
+        channel.send(STATE)
+        channel.send(m.Operations(tuple(written_by(ben)), 2))
+        channel.send(m.Ping(1))
+        await channel.flush()
+        with trio.fail_after(5):
+            while m.Pong(1) not in await channel.receive():
+                pass
+        assert names(anna) == set()
+        write_file(anna, b"there is room again", b"text")
+        await anna.committer.commit()
+        await ends(channel)  # the next connection brings what was left out
 
 
 async def test_unknown_ids_are_answered_with_absence(tmp_path: Path) -> None:

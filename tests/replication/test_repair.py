@@ -91,6 +91,9 @@ async def test_an_old_copy_takes_its_own_changes_back(tmp_path: Path) -> None:
         write(anna, b"after", b"text")
         await converged(anna, ben)
         assert read_file(ben, b"after") == b"text"
+        await until(lambda: peers.holders(anna) == [ben.store.replica])
+        place = ben.store.peer(anna.store.replica).cursor  # of the store that went back
+        assert place <= anna.store.log.durable_lseq
     anna.close()
     ben.close()
 
