@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import trio
+
 from piperfs.core.ids import InodeId, ReplicaId
 from piperfs.daemon import census
 from piperfs.daemon.node import Node
@@ -178,6 +180,8 @@ def samples(node: Node) -> Iterator[Sample]:
     yield Sample("shared_names", "Names that several directories share.", aliases)
     yield Sample("store_bytes", "Size of the store's file.", node.store.bytes_used())
     yield Sample("commits", "Commits of the store.", node.committer.commits, counts_up=True)
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    yield Sample("tasks", "Concurrent tasks in the daemon.", tasks)
     if node.census is not None:
         yield from census.samples(node.census)
     for peer in peers(node):

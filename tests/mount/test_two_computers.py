@@ -1,8 +1,11 @@
 """Two and three real daemons with real mounts: what people with several computers do."""
 
+import contextlib
+import mmap
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,94 @@ def test_lines_appended_elsewhere_are_followed(pair):
     finally:
         tail.kill()
         tail.communicate()
+
+
+def test_caches_follow_what_happens_elsewhere(pair):
+    a, b = pair
+    here, there = a.mountpoint / "d", b.mountpoint / "d"
+    here.mkdir()
+    for name in ("kept", "removed", "mapped"):
+        (here / name).write_text(name)
+    eventually(lambda: names(there) == ["kept", "mapped", "removed"])
+    assert not (there / "new").exists()  # the kernel remembers that, and the rest
+    assert (there / "kept").stat().st_mode & 0o777 == 0o644
+    with (there / "mapped").open("rb") as file, mmap.mmap(file.fileno(), 6, prot=1) as mapped:
+        assert mapped[:] == b"mapped"
+        (here / "new").write_text("1")
+        (here / "removed").unlink()
+        (here / "kept").chmod(0o600)
+        os.setxattr(here / "kept", "user.x", b"1")
+        (here / "mapped").write_text("MAPPED")
+        (here / "kept").rename(here / "moved")
+        eventually(lambda: names(there) == ["mapped", "moved", "new"])
+        eventually(lambda: mapped[:] == b"MAPPED")
+        assert (there / "new").read_text() == "1"
+        assert not (there / "removed").exists()
+        assert not (there / "kept").exists()
+        assert (there / "moved").stat().st_mode & 0o777 == 0o600
+        assert os.getxattr(there / "moved", "user.x") == b"1"
+
+
+@pytest.mark.parametrize("driver", ["kernel", "pyfuse3"])
+def test_nothing_stale_is_left_after_many_changes(tmp_path, driver):
+    """A watcher reads and lists all the time, so that caches are full of what changes."""
+    with two_mounted(tmp_path, f"driver={driver}") as (a, b):
+        for n in range(100):
+            (a.mountpoint / f"f{n}").write_text("0")
+        eventually(lambda: len(names(b.mountpoint)) == 100)
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.is_set():
+                for name in names(b.mountpoint):
+                    with contextlib.suppress(FileNotFoundError):
+                        (b.mountpoint / name).read_text()
+                        (b.mountpoint / name).stat()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            for n in range(100):
+                (a.mountpoint / f"f{n}").write_text(f"new {n}")
+                if n % 3 == 0:
+                    (a.mountpoint / f"f{n}").rename(a.mountpoint / f"g{n}")
+            eventually(synced, a, b)
+            eventually(lambda: names(a.mountpoint) == names(b.mountpoint), within_s=2)
+            for name in names(a.mountpoint):
+                assert (b.mountpoint / name).read_text() == f"new {name[1:]}"
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def test_while_a_reader_waits_all_else_goes_on(tmp_path):
+    with two_mounted(tmp_path, "cache=1M,deadline=60") as (a, b):
+        (a.mountpoint / "small").write_text("here")
+        (a.mountpoint / "big").write_bytes(os.urandom(3_000_000))
+        eventually(lambda: (b.mountpoint / "big").stat().st_size == 3_000_000)
+        assert (b.mountpoint / "small").read_text() == "here"
+        a_pid = a.pid
+        os.kill(a_pid, signal.SIGSTOP)  # it is asked, and does not answer
+        readers = [
+            subprocess.Popen(["cat", str(b.mountpoint / "big")], stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        try:
+            for ending, reader in zip((signal.SIGINT, signal.SIGKILL), readers, strict=True):
+                with pytest.raises(subprocess.TimeoutExpired):
+                    reader.wait(0.5)
+                assert names(b.mountpoint) == ["big", "small"]
+                assert (b.mountpoint / "big").stat().st_size == 3_000_000
+                assert (b.mountpoint / "small").read_text() == "here"
+                (b.mountpoint / "new").write_text("written meanwhile")
+                (b.mountpoint / "new").unlink()
+                reader.send_signal(ending)
+                assert reader.wait(10) == -ending
+        finally:
+            os.kill(a_pid, signal.SIGCONT)
+            for reader in readers:
+                reader.kill()
+                reader.communicate()
 
 
 def test_edits_made_apart_are_both_kept(tmp_path):

@@ -17,6 +17,7 @@ CONVERGE_S: Final = 120
 MEMORY_MIB_MAX: Final = 400
 DESCRIPTORS_MAX: Final = 120
 THREADS_MAX: Final = 60
+TASKS_MAX: Final = 120
 # Unforeseen errors are logged with the traceback or with one of these events.
 ALARM: Final = re.compile(r"Traceback|fuse\.failed|peer\.failed|AssertionError|control\.failed")
 
@@ -92,6 +93,7 @@ class Audit:
         found = []
         limits = {
             "anonymous": MEMORY_MIB_MAX, "descriptors": DESCRIPTORS_MAX, "threads": THREADS_MAX,
+            "tasks": TASKS_MAX,
         }  # fmt: skip
         for host in self.cluster.hosts:
             used = host.resources()

@@ -164,14 +164,19 @@ class Host:
         return self.piperfs("digest", str(self.state)).strip()
 
     def resources(self) -> dict[str, int]:
-        """Memory in MiB, descriptors and threads of the daemon."""
+        """Memory in MiB, descriptors, threads and tasks of the daemon."""
         process = Path(f"/proc/{self.pid}")
         words = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         return {
             "anonymous": int(words["RssAnon"].split()[0]) // 1024,
             "descriptors": len(os.listdir(process / "fd")),
             "threads": int(words["Threads"]),
+            "tasks": int(float(self._metric("piperfs_tasks"))),
         }
+
+    def _metric(self, name: str) -> str:
+        text = self.piperfs("metrics", str(self.state))
+        return next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} "))
 
     def log_text(self) -> str:
         path = self.state / "daemon.log"
