@@ -78,11 +78,11 @@ class Fetcher:
             self._wake_reader(chunk)
         self._signal()
 
-    def hope_again(self, source: Source, chunks: Iterable[ChunkId] | None = None) -> None:
-        """A peer has these chunks now that it lacked; None: it may have any of them."""
+    def hope_again(self, source: Source, chunks: Iterable[ChunkId]) -> None:
+        """A peer has these chunks now that it lacked."""
         peer = self._peers.get(source)
         if peer is not None and peer.lacks:
-            peer.lacks.difference_update(list(peer.lacks) if chunks is None else chunks)
+            peer.lacks.difference_update(chunks)
             self._signal()
 
     def wake(self) -> None:

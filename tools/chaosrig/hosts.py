@@ -242,7 +242,8 @@ class Cluster:
         for host in others:
             ticket = first.piperfs("invite", str(first.state))
             host.piperfs("join", str(host.state), "-", "--member", host.name, stdin=ticket)
-            host.options = f"peer={first.address},{options}".rstrip(",")
+            given = f"peer={first.address}," if host.number % 2 else ""  # else from the ticket
+            host.options = f"{given}{options}".rstrip(",")
             host.mount()
 
     def close(self) -> None:
