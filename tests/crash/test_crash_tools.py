@@ -10,7 +10,9 @@ pytestmark = pytest.mark.mount
 TOOL = Path(__file__).parents[2] / "tools/crash"
 
 
-@pytest.mark.parametrize(("way", "rounds"), [("kill", 6), ("power", 2), ("replay", 200)])
+@pytest.mark.parametrize(
+    ("way", "rounds"), [("kill", 6), ("power", 2), ("replay", 200), ("errno", 3), ("rot", 60)]
+)
 def test_a_short_run_breaks_no_promise(way, rounds):
     command = [sys.executable, str(TOOL), way, "--rounds", str(rounds), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)

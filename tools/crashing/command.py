@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Callable
 
-from crashing import kill, power, replay
+from crashing import errnos, kill, power, replay, rot
 from crashing.verify import BrokenPromiseError
 
 Way = Callable[[argparse.Namespace], str]
 WAYS: dict[str, tuple[Way, int, int, str]] = {
     "kill": (kill.run, 15, 500, kill.__doc__ or ""),
     "power": (power.run, 3, 100, power.__doc__ or ""),
+    "errno": (errnos.run, 6, 0, errnos.__doc__ or ""),
+    "rot": (rot.run, 200, 10_000, rot.__doc__ or ""),
     "replay": (replay.run, 200, 10_000, replay.__doc__ or ""),
 }
 

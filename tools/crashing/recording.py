@@ -129,7 +129,7 @@ def _bytes(arguments: str) -> bytes:
 # The worker
 
 
-def work(directory: Path, seed: int, commits: int) -> None:
+def work(directory: Path, seed: int, commits: int, *, quiet: bool = False) -> None:
     """Random actions, a commit after every few, and a promise after each commit."""
     rng = random.Random(seed)
     engine = LmdbEngine(directory / "store", NAMES)
@@ -141,7 +141,9 @@ def work(directory: Path, seed: int, commits: int) -> None:
             except FsError:
                 continue  # a name that is not there, or is
         computer.commit()
-        os.write(1, PROMISE + rows_digest(engine).encode())
+        if not quiet:
+            os.write(1, PROMISE + rows_digest(engine).encode())
+    engine.close()
 
 
 def step(computer: Computer, rng: random.Random) -> None:
