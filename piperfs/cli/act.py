@@ -16,16 +16,16 @@ from piperfs.core.errors import ExitCode
 
 @click.command()
 @volume_argument
-@click.option("--copies", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--copies", type=click.IntRange(0, 1000), default=1, show_default=True)
 @click.option("--timeout", type=click.FloatRange(0), help="Give up after so many seconds.")
 @as_json
 def sync(volume: str, copies: int, timeout: float | None, as_json: bool) -> None:
-    """Wait until other computers durably hold what this one has."""
+    """Wait until other computers durably hold what this one has; with 0 copies, only this one."""
     held = ask(volume, "sync", {"copies": copies, "timeout_s": timeout})
     if as_json:
         output.as_json(held)
     else:
-        output.line(f"Held by {', '.join(held['holders'])}")
+        output.line(f"Held by {', '.join(held['holders']) or 'this computer'}")
 
 
 @click.command()

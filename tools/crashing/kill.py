@@ -62,7 +62,7 @@ def serve(ben: Replica, address: str) -> None:
 
 def kill_after(replica: Replica, rng: random.Random) -> Callable[[], None]:
     """Kill the daemon after a random time."""
-    pid, pause = pid_of(replica), rng.uniform(0.05, 3)
+    pid, pause = pid_of(replica), rng.uniform(0.05, 3) if rng.random() < 0.8 else rng.uniform(6, 9)
 
     def crash() -> None:
         process = os.pidfd_open(pid)

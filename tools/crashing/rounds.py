@@ -1,5 +1,6 @@
 """One round: writers at work on a mount, a crash, a restart, and the check of everything."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -8,6 +9,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,8 @@ from crashing.writers import Writer
 from tests.support.volumes import Replica
 
 WRITERS = 4
+AT_RISK_S = 5  # of work without fsync; the rest of a bound that a busy machine may need
+SLACK_S = 5
 JOIN_S = 60
 
 # Counts transactions that were committed; a process of its own, since it maps files of the mount.
@@ -76,6 +81,31 @@ class Database:
             )
 
 
+class Stream(threading.Thread):
+    """Writes to one open file without fsync or close, and notes when each byte was accepted."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path = path
+        self.stopped = False
+        self._accepted: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        size = 0
+        pause = threading.Event()
+        with contextlib.suppress(OSError), self.path.open("wb", buffering=0) as file:
+            while not self.stopped:
+                size += file.write(os.urandom(1 << 14))
+                self._accepted.append((time.monotonic(), size))
+                pause.wait(0.02)
+
+    def age_of_lost(self, crashed: float) -> float:
+        """How old the oldest byte was that a crash took."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        lost = [when for when, upto in self._accepted if upto > size and when < crashed]
+        return crashed - lost[0] if lost else 0.0
+
+
 def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None]) -> str:
     """Work, crash, mount again, check; `crash` returns when the daemon is dead.
 
@@ -92,11 +122,13 @@ def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None
     os.mkdir(folder / "db")
     _fsync(folder)
     database = Database(folder / "db/db", rng.choice(["delete", "wal"]))
-    for writer in writers:
-        writer.start()
+    stream = Stream(folder / "stream")
+    for thread in (stream, *writers):
+        thread.start()
     try:
         crash()
     finally:
+        crashed, stream.stopped = time.monotonic(), True
         for writer in writers:
             writer.stop()
         for writer in writers:
@@ -108,9 +140,12 @@ def run_round(replica: Replica, number: int, seed: int, crash: Callable[[], None
     text = verify(writer.history for writer in writers)
     database.check(committed)
     check_store(replica)
+    age = stream.age_of_lost(crashed)
     shutil.rmtree(folder)
     answered = sum(writer.history.answered for writer in writers)
-    return f"{text}, {answered} fsyncs answered, {committed} transactions"
+    if age > AT_RISK_S + SLACK_S:
+        raise BrokenPromiseError(f"{age:.1f} s of work without fsync were lost")
+    return f"{text}, {answered} fsyncs, {committed} transactions, {age:.1f} s lost without fsync"
 
 
 def remount(replica: Replica) -> None:
