@@ -1,6 +1,7 @@
 """The command line of `tools/crash`: one subcommand for each way to break things."""
 
 import argparse
+import ctypes
 import random
 import sys
 import time
@@ -8,6 +9,10 @@ from collections.abc import Callable
 
 from crashing import errnos, kill, power, replay, rot
 from crashing.verify import BrokenPromiseError
+
+CLONE_NEWNS = 0x20000
+MS_REC = 1 << 14
+MS_PRIVATE = 1 << 18
 
 Way = Callable[[argparse.Namespace], str]
 WAYS: dict[str, tuple[Way, int, int, str]] = {
@@ -27,6 +32,7 @@ def main(arguments: list[str]) -> int:
         options.rounds = long if options.long else short
     print(f"crash {options.way}: {options.rounds or 'all'} rounds, seed {options.seed}", flush=True)
     begin = time.monotonic()
+    own_mounts()
     try:
         summary = way(options)
     except BrokenPromiseError as broken:
@@ -35,6 +41,13 @@ def main(arguments: list[str]) -> int:
         return 1
     print(f"crash {options.way}: {summary}; {time.monotonic() - begin:.0f} s")
     return 0
+
+
+def own_mounts() -> None:
+    """Keep mounts from other processes: one that copied them would keep a cut disk alive."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
+        print("no mount namespace of its own: run it as root", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
