@@ -69,6 +69,7 @@ class Node:
     replicator: "Replicator | None" = None
     mountpoint: str | None = None
     is_daemon: bool = False
+    damaged_values: int = 0  # found by the last walk over the store
     census: "Census | None" = None  # what the last walk over the store found
     salvage: SalvageEngine | None = None  # set while the store is being checked or repaired
     flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
@@ -245,6 +246,8 @@ class Node:
             found["store"] = f"{word}: {self.committer.failure}"
         if self.store.chunks.damaged:
             found["chunks"] = f"{self.store.chunks.damaged} damaged ones were found"
+        if self.damaged_values:
+            found["values"] = f"{self.damaged_values} damaged ones: run piperfs fsck --repair"
         if self.space().available < FULL_BYTES:
             found["space"] = "the disk is full: writing fails, deleting works; make room on it"
         state = self.graph.state()

@@ -13,7 +13,7 @@ import trio
 
 from piperfs.control import places, server
 from piperfs.core.errors import ExitCode, PiperError, UserError
-from piperfs.daemon import footprint, lifecycle, upkeep
+from piperfs.daemon import footprint, lifecycle, scrubbing, upkeep
 from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.node import ADDRESSES, Node, open_node
@@ -99,6 +99,7 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
         nursery.start_soon(footprint.run, node.state.store)
         nursery.start_soon(upkeep.watch, node)
+        nursery.start_soon(scrubbing.run, node)
         nursery.start_soon(lifecycle.feed_watchdog, starter)
         if job.options.metrics_port is not None:
             await nursery.start(upkeep.serve_metrics, metrics, job.options.metrics_port)
