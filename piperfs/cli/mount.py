@@ -7,6 +7,7 @@ the daemon has ended: the two moments that scripts and shutdowns depend on.
 import os
 import select
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,12 +143,23 @@ def umount(mountpoint: Path) -> None:
     process = None
     if running is not None and connection is not None:  # else it is dead, its number anybody's
         process = _watch(running)
-        with output.progress() as show:
-            client.call(connection, "flush", {}, show)
+        _save(connection, target)
     _detach(target)
     if process is not None:
         _await_end(process)
         os.close(process)
+
+
+def _save(connection: socket.socket, target: Path) -> None:
+    """Have everything written. What cannot be saved is given up by a person, not by us."""
+    try:
+        with output.progress() as show:
+            client.call(connection, "flush", {}, show)
+    except UserError as error:
+        raise UserError(
+            f"{target} stays mounted, since not everything can be saved ({error}); "
+            f"'umount {target}' unmounts it all the same, and loses the rest"
+        ) from error
 
 
 def _await_end(process: int) -> None:

@@ -117,11 +117,9 @@ class StateDirectory:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path / VOLUME_FILE)
-        directory = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        for directory in (self.keys, self.store, self.path, self.path.parent):
+            if directory.is_dir():
+                _fsync_directory(directory)
 
     def read(self) -> VolumeFile:
         """What volume.json says; raises UserError as `open` does."""
@@ -141,6 +139,15 @@ class StateDirectory:
         if clean:
             os.ftruncate(self._lock, 0)
         os.close(self._lock)
+
+
+def _fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable: LMDB does not, for the file it creates."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_volume_file(path: Path) -> VolumeFile:

@@ -173,3 +173,16 @@ def test_a_disk_that_becomes_read_only_takes_no_more_writes(tmp_path):
         finally:
             a.kill()
             subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_umount_says_what_cannot_be_saved(anna):
+    fsync(anna.mountpoint / "kept", b"kept")
+    with failing_calls(anna.pid, "fdatasync:error=EIO"):
+        assert errno_of(fsync, anna.mountpoint / "x", b"x") == errno.EIO
+    refused = anna.run("umount", str(anna.mountpoint))
+    assert refused.returncode == 1
+    assert "stays mounted" in refused.stderr
+    subprocess.run(["umount", "-i", str(anna.mountpoint)], check=True)
+    eventually(lambda: anna.run("fsck", str(anna.state)).returncode == 0)
+    anna.mount()
+    assert (anna.mountpoint / "kept").read_bytes() == b"kept"
