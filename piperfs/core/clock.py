@@ -5,9 +5,19 @@ A stamp is one integer, ns since 1970. Stamps from far in the future are not fol
 broken or hostile clock does not spread; they win ties among concurrent writes and nothing else.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 AHEAD_NS_MAX: Final = 300 * 1_000_000_000  # five minutes
+
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Runs work that takes long without holding up the event loop."""
+
+    async def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 class HybridClock:

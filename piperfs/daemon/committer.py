@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from piperfs.core.errors import StoreError
+from piperfs.daemon.clock import Clock
 from piperfs.obs.log import get_logger
 from piperfs.store.store import Store
 
@@ -36,9 +37,9 @@ class _Round:
 class Committer:
     """The only task that commits the store of a running daemon."""
 
-    def __init__(self, store: Store, now_ns: Callable[[], int]) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._now_ns = now_ns
+        self._clock = clock
         self._next = _Round()
         self._running: _Round | None = None
         self._dirty = trio.Event()
@@ -121,10 +122,10 @@ class Committer:
     async def _commit_once(self) -> None:
         self._running, self._next = self._next, _Round()
         before = self._store.log.last_lseq
-        lseq = self._store.freeze(self._now_ns())
+        lseq = self._store.freeze(self._clock.now_ns())
         self._gathered = lseq - before
         with trio.CancelScope(shield=True):
-            error = await trio.to_thread.run_sync(self._write)
+            error = await self._clock.in_thread(self._write)
         self._store.finish(committed=error is None)
         self._committed_at = trio.current_time()
         self.commits += 1

@@ -29,7 +29,7 @@ from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.obs.log import get_logger
 from piperfs.store.cells import Cells
 from piperfs.store.change import SetAttributes
-from piperfs.store.engine import DATA_FILE, LmdbEngine
+from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
 from piperfs.store.pages import check_file
 from piperfs.store.salvage import SalvageEngine, open_salvage
 from piperfs.store.schema import NAMES
@@ -76,7 +76,7 @@ class Node:
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.committer = Committer(self.store, self.clock.now_ns)
+        self.committer = Committer(self.store, self.clock)
         self.space.reusable = self.store.bytes_free
         self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake
@@ -378,13 +378,35 @@ def assemble(
     engine: LmdbEngine | SalvageEngine | None = None,
 ) -> Node:
     """Put everything together over the store's engine; a new store is begun without one."""
-    identity = Identity(secrets.device)
-    keyring = Keyring.empty(graph.volume)
-    own = StoreIdentity(graph.volume, identity.replica, identity, keyring)
     space = DiskSpace(state.path, clock.monotonic)
     engine = engine or LmdbEngine(state.store, NAMES)
     if isinstance(engine, LmdbEngine):
         engine.claim_room = space.claim
+    return assemble_on(Medium(engine, space), state, label, secrets, protection, graph, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What a replica is kept on, and how much room there is."""
+
+    engine: Engine
+    space: DiskSpace
+
+
+def assemble_on(
+    medium: Medium,
+    state: StateDirectory,
+    label: str,
+    secrets: Secrets,
+    protection: Protection,
+    graph: MembershipGraph,
+    clock: Clock,
+) -> Node:
+    """Put a replica together on any medium, as a simulation does."""
+    identity = Identity(secrets.device)
+    keyring = Keyring.empty(graph.volume)
+    own = StoreIdentity(graph.volume, identity.replica, identity, keyring)
+    engine, space = medium.engine, medium.space
     store = Store(engine, own, secrets.store, clock.entropy, node_children, is_blind=state.is_blind)
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)

@@ -157,6 +157,7 @@ def _surroundings(node: Node, deadline_s: float) -> Surroundings:
         node.committer.wake,
         node.committer.commit,
         node.clock.now_ns,
+        node.clock.in_thread,
         deadline_s,
         lambda: node.committer.failure,
     )

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from piperfs.core.clock import Runner
 from piperfs.core.errors import ErrorKind, FsError, StoreError
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import KIB, MIB
@@ -46,6 +47,7 @@ class Surroundings:
     wake: Callable[[], None]  # there is something to commit
     commit: Callable[[], Awaitable[None]]  # returns when everything applied is durable
     now_ns: Callable[[], int]
+    in_thread: Runner
     deadline_s: float = 30.0
     failure: Callable[[], StoreError | None] = lambda: None  # of the last commit
 
@@ -152,7 +154,7 @@ class Service:
         deadline = trio.current_time() + self._around.deadline_s
         while True:
             try:
-                await trio.to_thread.run_sync(flush.execute)
+                await self._around.in_thread(flush.execute)
                 return
             except MissingChunks as missing:
                 if trio.current_time() >= deadline:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from piperfs.core.clock import Runner
 from piperfs.core.errors import StoreError
 from piperfs.core.identity import Identity
 from piperfs.core.ids import ReplicaId
@@ -13,13 +14,16 @@ from piperfs.store.store import Store
 
 
 class Clock(Protocol):
-    """Time and randomness."""
+    """Time, randomness and worker threads."""
 
     @property
     def now_ns(self) -> Callable[[], int]: ...
 
     @property
     def entropy(self) -> Callable[[int], bytes]: ...
+
+    @property
+    def in_thread(self) -> Runner: ...
 
 
 class Commits(Protocol):

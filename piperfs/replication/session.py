@@ -331,7 +331,7 @@ class Session:
         )
         if len(fresh) <= VERIFY_INLINE_MAX:
             return check()
-        return await trio.to_thread.run_sync(check)
+        return await self._local.clock.in_thread(check)
 
     def _note_known(self, operation: OperationId) -> None:
         self._known[operation] = None

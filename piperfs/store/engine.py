@@ -210,7 +210,7 @@ class LmdbEngine:
 
     def commit(self, batch: Batch) -> None:
         if self._failed is not None:
-            raise StoreError(f"the store stopped taking writes after an error: {self._failed}")
+            raise _stopped(self._failed)
         needed = _bytes_needed(batch)
         if not self.claim_room(needed):
             raise StoreError("the disk is full", ErrorKind.NO_SPACE)
@@ -281,6 +281,10 @@ class _LmdbSnapshot(LmdbEngine):
         self._reader.abort()
 
 
+def _stopped(reason: str) -> StoreError:
+    return StoreError(f"the store stopped taking writes after an error: {reason}")
+
+
 def _bytes_needed(batch: Batch) -> int:
     """At most how much a commit lets the file grow: every changed page is written anew."""
     total = 0
@@ -302,45 +306,55 @@ def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, byt
 
 
 class MemoryEngine:
-    """Tables in memory for simulations. `durable` is what a crash leaves."""
+    """Tables in memory for simulations, with the two moments of a commit kept apart.
 
-    def __init__(
-        self, tables: tuple[str, ...], on_commit: Callable[[], None] | None = None
-    ) -> None:
-        self.durable: dict[str, SortedDict[bytes, bytes]] = {name: SortedDict() for name in tables}
-        self._on_commit = on_commit
+    `commit` makes a batch durable, `refresh` lets reads see it; a crash between the two loses
+    nothing. `before_commit` may raise OSError, as a full or failing disk does.
+    """
+
+    def __init__(self, tables: tuple[str, ...]) -> None:
+        self._rows: dict[str, SortedDict[bytes, bytes]] = {name: SortedDict() for name in tables}
+        self._unseen: list[Batch] = []  # durable, but not refreshed yet
         self.failed: str | None = None
+        self.before_commit: Callable[[Batch], None] = lambda _batch: None
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return cast(bytes | None, self.durable[table].get(key))
+        return cast(bytes | None, self._rows[table].get(key))
 
     def get_anywhere(self, table: str, key: bytes) -> bytes | None:
+        for batch in reversed(self._unseen):
+            rows = batch.get(table, {})
+            if key in rows:
+                return rows[key]
         return self.get(table, key)
 
     def has(self, table: str, key: bytes) -> bool:
-        return key in self.durable[table]
+        return key in self._rows[table]
 
     def scan(self, table: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        rows = self.durable[table]
+        rows = self._rows[table]
         for key in rows.irange(start, end, inclusive=(True, False)):
             yield key, rows[key]
 
     def keys(self, table: str, start: bytes, end: bytes) -> Iterator[bytes]:
-        return iter(self.durable[table].irange(start, end, inclusive=(True, False)))
+        return iter(self._rows[table].irange(start, end, inclusive=(True, False)))
 
     def count(self, table: str) -> int:
-        return len(self.durable[table])
+        return len(self._rows[table])
 
     def table_bytes(self, table: str) -> int:
-        return sum(map(len, self.durable[table].values()))
-
-    def snapshot(self) -> "MemoryEngine":
-        copy = MemoryEngine(tuple(self.durable))
-        copy.durable = {name: rows.copy() for name, rows in self.durable.items()}
-        return copy
+        return sum(map(len, self._rows[table].values()))
 
     def bytes_used(self) -> int:
-        return sum(len(value) for rows in self.durable.values() for value in rows.values())
+        return sum(len(value) for rows in self._rows.values() for value in rows.values())
+
+    def snapshot(self) -> "MemoryEngine":
+        """What is durable now; also what a crash leaves, or a copy of the disk holds."""
+        copy = MemoryEngine(())
+        copy._rows = {name: rows.copy() for name, rows in self._rows.items()}
+        copy._unseen = list(self._unseen)
+        copy.refresh()
+        return copy
 
     def bytes_free(self) -> int:
         return 0
@@ -354,18 +368,37 @@ class MemoryEngine:
 
     def commit(self, batch: Batch) -> None:
         if self.failed is not None:
-            raise StoreError(f"the store stopped taking writes after an error: {self.failed}")
-        if self._on_commit is not None:
-            self._on_commit()  # may raise StoreError, as a full or failing disk does
-        for table, rows in batch.items():
-            for key, value in rows.items():
-                if value is None:
-                    self.durable[table].pop(key, None)
-                else:
-                    self.durable[table][key] = value
+            raise _stopped(self.failed)
+        try:
+            self.before_commit(batch)
+        except OSError as error:
+            kind = ERRNO_FULL.get(error.errno or 0, ErrorKind.IO)
+            if kind is ErrorKind.IO:
+                self.failed = str(error)
+            raise StoreError(f"the store could not commit: {error}", kind) from error
+        self.accept(batch)
+
+    def accept(self, batch: Batch) -> None:
+        """The batch is durable from here on, whatever becomes of the program."""
+        self._unseen.append(batch)
 
     def refresh(self) -> None:
-        """Reads always see the newest commit."""
+        for batch in self._unseen:
+            for table, changes in batch.items():
+                rows = self._rows[table]
+                for key, value in changes.items():
+                    if value is None:
+                        rows.pop(key, None)
+                    else:
+                        rows[key] = value
+        self._unseen = []
+
+    def damage(self, table: str, key: bytes, value: bytes | None) -> None:
+        """Change or lose a durable value behind the store's back, as a failing medium does."""
+        if value is None:
+            del self._rows[table][key]
+        else:
+            self._rows[table][key] = value
 
     def close(self) -> None:
         """Nothing to release."""

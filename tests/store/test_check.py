@@ -33,9 +33,9 @@ def node():
 
 
 def flip(node, table, key):
-    raw = bytearray(node.engine.durable[table][key])
+    raw = bytearray(node.engine.get(table, key))
     raw[len(raw) // 2] ^= 1
-    node.engine.durable[table][key] = bytes(raw)
+    node.engine.damage(table, key, bytes(raw))
 
 
 def test_a_sound_store_has_no_findings(node):
@@ -58,7 +58,7 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_never_read(node):
 
 def test_wrong_counts_in_the_log_are_found(node):
     key = node.store.keys("bucket")[0]
-    del node.engine.durable["bucket"][key]
+    node.engine.damage("bucket", key, None)
     assert [f.damage for f in check_store(node.store)] == [Damage.BUCKET]
 
 
@@ -73,6 +73,7 @@ def test_a_repaired_store_is_whole_again_with_a_peer(node):
     salvage = Salvage()
     engine = MemoryEngine(NAMES)
     copy_facts(node.store, engine, salvage)
+    engine.refresh()
     repaired = Node("alpha", engine)
     list(rebuild(node.store, repaired.store, lambda *parts: parts[2], 1, salvage))
     assert list(check_store(repaired.store)) == []

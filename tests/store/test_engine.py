@@ -44,6 +44,30 @@ def test_scan_is_ordered_and_half_open(engine):
     assert list(engine.scan("two", b"", b"\xff")) == []
 
 
+def test_reads_see_a_commit_when_they_are_refreshed(engine):
+    commit(engine, one={b"k": b"v"})
+    engine.commit({"one": {b"k": b"new", b"l": b"x"}})
+    assert (engine.get("one", b"k"), engine.has("one", b"l")) == (b"v", False)
+    assert [key for key, _ in engine.scan("one", b"", b"z")] == [b"k"]
+    assert engine.count("one") == 1
+    assert engine.get_anywhere("one", b"k") == b"new"
+    assert engine.get_anywhere("one", b"l") == b"x"
+    engine.refresh()
+    assert (engine.get("one", b"k"), engine.count("one")) == (b"new", 2)
+
+
+def test_a_snapshot_is_the_newest_commit_and_stays_as_it_is(engine):
+    commit(engine, one={b"k": b"v"})
+    engine.commit({"one": {b"k": b"new"}})
+    snapshot = engine.snapshot()
+    assert snapshot.get("one", b"k") == b"new"
+    engine.refresh()
+    commit(engine, one={b"k": b"newer", b"l": b"x"})
+    assert snapshot.get("one", b"k") == b"new"
+    assert not snapshot.has("one", b"l")
+    snapshot.close()
+
+
 def test_large_values_survive(engine):
     value = bytes(range(256)) * 4096
     commit(engine, one={b"big": value})

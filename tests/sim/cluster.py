@@ -1,0 +1,384 @@
+"""One run: computers, people, faults; then peace, and the questions that must be answered.
+
+`simulate(plan)` is a function: the same plan gives the same trace, in this process and in any
+other.
+"""
+
+import contextlib
+import traceback
+from collections.abc import Callable
+from random import Random
+
+import msgspec
+import structlog
+import trio
+from blake3 import blake3
+
+from piperfs.core.errors import PeerError, PiperError, StoreError, UserError
+from piperfs.core.identity import generate
+from piperfs.core.ids import ReplicaId
+from piperfs.core.membership_records import record_id
+from piperfs.core.ticket import Ticket, make_invite
+from piperfs.daemon.node import Node
+from piperfs.replication import greeting
+from piperfs.replication.channel import Channel
+from piperfs.replication.network import closing
+from piperfs.store.engine import MemoryEngine
+from tests.sim import crypto, loop, oracles
+from tests.sim.desk import Desk
+from tests.sim.faults import Faults
+from tests.sim.ledger import Ledger, tokens_in
+from tests.sim.machine import Machine
+from tests.sim.net import Fabric, SimNetwork
+from tests.sim.plan import Plan, Step
+from tests.sim.trace import Trace
+from tests.sim.volume import FOREVER_NS, Founded, found
+
+PEACE_S_MAX = 120.0  # after faults have stopped, everyone agrees within this time
+START_S = 0.2
+
+
+class Outcome(msgspec.Struct):
+    """What a run came to."""
+
+    seed: int
+    trace: str
+    events: int
+    frames: int
+    steps: int
+    operations: int
+    peace_s: float
+    reached: dict[str, int]
+    violation: str | None = None
+
+
+class Backup(msgspec.Struct):
+    """A copy of a disk, and how many tokens there were."""
+
+    engine: object
+    last_token: int
+
+
+class Cluster:
+    """All of one run."""
+
+    def __init__(self, plan: Plan, trace: Trace) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.random = Random(f"world {plan.seed}")
+        self.fabric = Fabric(Random(f"net {plan.seed}"), trace)
+        self.founded: Founded = found(plan.machines, real_signatures=plan.real_signatures)
+        self.ledger = Ledger()
+        self.machines: list[Machine] = []
+        self.desks: dict[str, Desk] = {}
+        self.dots: dict[tuple[bytes, int], bytes] = {}
+        self.chunks_may_be_lost = False
+        self.operations = 0
+        self.failures: list[str] = []
+        self._nursery: trio.Nursery | None = None
+        addresses = [self.address(n) for n in range(plan.machines)]
+        for number in range(plan.machines):
+            known = addresses if number == 0 else [addresses[0], addresses[number - 1]]
+            self._add(number, self.founded.members[number], tuple(known))
+
+    @staticmethod
+    def address(number: int) -> str:
+        return f"10.0.0.{number}:7000"
+
+    def _add(self, number: int, identity: object, peers: tuple[str, ...]) -> Machine:
+        own = self.address(number)
+        machine = Machine(
+            f"m{number}", own, identity, self.founded, self.fabric, self.trace,
+            Random(f"machine {number} of {self.plan.seed}"), tuple(p for p in peers if p != own),
+        )  # fmt: skip
+        machine.drift = self.random.choice((0.0, 0.0, 1e-4, -1e-4))
+        machine.offset_ns = self.random.choice((0, 0, 0, 40, -40, 3000)) * 1_000_000
+        machine.on_crash = self._crashed
+        self.machines.append(machine)
+        return machine
+
+    def machine(self, number: int) -> Machine:
+        return self.machines[number % len(self.machines)]
+
+    # Life of computers
+
+    async def boot(self, machine: Machine) -> None:
+        """Start a computer that is down."""
+        if machine.node is not None:
+            return
+        assert self._nursery is not None
+        await self._nursery.start(self._run, machine)
+
+    async def _run(
+        self, machine: Machine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        engine = machine.engine
+        status = _Booted(self, machine, task_status)
+        try:
+            await machine.run(task_status=status)
+        except* (StoreError, UserError) as group:
+            self.trace.note("died", machine.name, str(group.exceptions[0]))
+            if machine.engine is engine:
+                self.trace.sometimes("a daemon ended after a failure of its store")
+                if not (machine.disk.is_failing or machine.disk.is_full):
+                    self.failures.append(f"{machine.name} ended: {_first(group)!r}")
+                machine.crash(silently=False)
+
+    async def stop(self, machine: Machine) -> None:
+        if machine.node is None:
+            return
+        node = machine.node
+        with machine.visit():
+            desk = self.desks[machine.name]
+            with contextlib.suppress(PiperError):
+                await desk.finish()
+            if machine.node is node:
+                machine.stop()
+                await machine.ended.wait()
+
+    def _crashed(self, machine: Machine) -> None:
+        self.ledger.crashed(machine.name, machine.boots)
+
+    # What faults do
+
+    def back_up(self, machine: Machine) -> Backup:
+        return Backup(machine.engine.snapshot(), self.ledger._next)
+
+    def restore(self, machine: Machine, backup: Backup) -> None:
+        machine.crash(silently=False)
+        assert isinstance(backup.engine, MemoryEngine)
+        machine.engine = backup.engine
+        elsewhere = self._visible_elsewhere(machine)
+        lost = [
+            token for token, written in self.ledger.written.items()
+            if written.machine == machine.name and token > backup.last_token
+            and token not in elsewhere
+        ]  # fmt: skip
+        self.ledger.excuse(lost)
+        self.chunks_may_be_lost = True
+        self.trace.sometimes("a computer was set back to an old copy")
+
+    def _visible_elsewhere(self, machine: Machine) -> frozenset[int]:
+        found: frozenset[int] = frozenset()
+        for other in self.machines:
+            if other is not machine and other.node is not None:
+                found |= frozenset[int]().union(
+                    *map(tokens_in, oracles.shown(self.desks[other.name]).values())
+                )
+        return found
+
+    def rot_chunk(self, machine: Machine, amount: float) -> None:
+        """Flip a bit in a chunk that another computer has as well."""
+        rows = machine.engine
+        keys = [key for key, _ in rows.scan("chunk", b"", b"\xff" * 33)]
+        keys = [
+            key for key in keys
+            if any(m.engine.has("chunk", key) for m in self.machines if m is not machine)
+        ]  # fmt: skip
+        if keys:
+            key = keys[int(amount * len(keys))]
+            raw = bytearray(rows.get("chunk", key) or b"")
+            raw[int(amount * len(raw))] ^= 4
+            rows.damage("chunk", key, bytes(raw))
+            self.chunks_may_be_lost = True  # the others may rot, or be set back, as well
+
+    async def join(self) -> None:
+        """A new computer joins through whoever is an admin and up."""
+        admins = [m for m in self.machines[:2] if m.node is not None]
+        if not admins or len(self.machines) >= self.plan.machines + 2:
+            return
+        host = admins[0]
+        node = host.running
+        number = len(self.machines)
+        invite, secret = make_invite(host.entropy, "writer", FOREVER_NS)
+        raw = node.author(invite)
+        random = Random(f"joiner {number} of {self.plan.seed}")
+        identity = generate(random.randbytes)
+        address = self.address(number)
+        ticket = Ticket(node.store.volume, record_id(raw), secret, FOREVER_NS, (host.address,))
+        network = SimNetwork(self.fabric, address)
+        try:
+            with host.visit():
+                await node.commit()
+                async with closing(await network.dial(host.address)) as link:
+                    answer = await greeting.join(
+                        Channel(link), ticket, identity, f"m{number}", random.randbytes(32)
+                    )
+                machine = self._add(number, identity, (host.address,))
+                machine.records = answer.records
+                self.trace.sometimes("a computer joined")
+                await self.boot(machine)
+        except (PeerError, UserError, StoreError) as error:
+            self.trace.note("join failed", str(error))
+
+    # The run
+
+    async def run(self) -> float:
+        """Work, faults, peace; returns how long it took to agree."""
+        await trio.sleep(START_S)
+        async with trio.open_nursery() as self._nursery:
+            before = oracles.living_tasks()
+            for machine in self.machines:
+                await self.boot(machine)
+            with trio.move_on_after(self.plan.seconds):
+                async with trio.open_nursery() as events:
+                    for number in range(self.plan.machines + 2):
+                        steps = [s for s in self.plan.steps if s.machine == number]
+                        events.start_soon(self._work, number, steps)
+                    for fault in self.plan.faults:
+                        events.start_soon(self._suffer, fault)
+                    events.start_soon(trio.sleep, self.plan.seconds)
+            peace_s = await self._make_peace()
+            if self.chunks_may_be_lost:
+                for machine in self.machines:
+                    await oracles.mend(self.desks[machine.name])
+            self._judge()
+            for machine in self.machines:
+                await self.stop(machine)
+            await trio.sleep(1)
+            self._require_no_leak(before)
+            self._nursery.cancel_scope.cancel()
+        return peace_s
+
+    def _require_no_leak(self, before: int) -> None:
+        now = oracles.living_tasks()
+        oracles.require(now <= before, "no task is left behind", before, now)
+
+    async def _work(self, number: int, steps: list[Step]) -> None:
+        for step in steps:
+            await trio.sleep_until(START_S + step.at)
+            if number >= len(self.machines) or self.machines[number].node is None:
+                continue
+            machine = self.machines[number]
+            desk = self.desks.get(machine.name)
+            if desk is None or desk.boot != machine.boots:
+                continue
+            with machine.visit():
+                await desk.step(step.action, step.x, step.y, step.z)
+
+    async def _suffer(self, fault) -> None:
+        await trio.sleep_until(START_S + fault.at)
+        await Faults(self).apply(fault)
+
+    async def _make_peace(self) -> float:
+        """End all faults and wait until everyone agrees. Raises Violation."""
+        self.trace.note("peace")
+        self.fabric.heal()
+        begun = trio.current_time()
+        for machine in self.machines:
+            machine.disk.heal()
+            if machine.node is not None and machine.engine.is_failed:
+                machine.crash(silently=False)
+            await self.boot(machine)
+        for machine in self.machines:
+            with machine.visit():
+                await self.desks[machine.name].finish()
+        while not oracles.is_quiet(self.machines, self._hopeless()):
+            if trio.current_time() - begun > PEACE_S_MAX:
+                reasons = oracles.why_not_quiet(self.machines)
+                raise oracles.Violation(f"O9 agreement within {PEACE_S_MAX:.0f} s:{reasons}")
+            await trio.sleep(1)
+        return trio.current_time() - begun
+
+    def _hopeless(self) -> frozenset[bytes]:
+        """Chunks that no computer has any more."""
+        if not self.chunks_may_be_lost:
+            return frozenset()
+        wanted = {c for m in self.machines for c in m.running.store.chunks.wanted(1 << 20)}
+        return frozenset(
+            chunk for chunk in sorted(wanted)
+            if not any(
+                (raw := m.engine.get_anywhere("chunk", chunk)) is not None
+                and blake3(raw).digest() == chunk
+                for m in self.machines
+            )
+        )  # fmt: skip
+
+    def _judge(self) -> None:
+        oracles.require(not self.failures, "daemons do not end by themselves", self.failures)
+        oracles.agree(self.machines)
+        self.operations = self.machines[0].running.store.log.count()
+        desks = [self.desks[machine.name] for machine in self.machines]
+        oracles.nothing_lost(desks, self.ledger, chunks_may_be_lost=self.chunks_may_be_lost)
+        oracles.dots_are_unique(self.machines, self.dots, frozenset[ReplicaId]())
+        for machine in self.machines:
+            oracles.bounded(machine)
+            self._note_rare(machine.running)
+            if any(True for _ in machine.running.store.conflicts()):
+                self.trace.sometimes("conflict copies remained")
+
+    def _note_rare(self, node: Node) -> None:
+        if node.store.chunks.damaged:
+            self.trace.sometimes("a damaged chunk was found")
+        if node.store._parts.index.disputes.aliases:
+            self.trace.sometimes("directories shared a name")
+
+
+class _Booted:
+    """Prepares a desk as soon as a computer has started."""
+
+    def __init__(self, cluster: Cluster, machine: Machine, status: trio.TaskStatus[None]) -> None:
+        self._cluster, self._machine, self._status = cluster, machine, status
+
+    def started(self, value: None = None) -> None:
+        self._cluster.desks[self._machine.name] = Desk(self._machine, self._cluster.ledger)
+        self._status.started(value)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+def simulate(plan: Plan, *, trace: Trace | None = None) -> Outcome:
+    """Run a plan from begin to end."""
+    trace = trace or Trace()
+    structlog.configure(
+        processors=[_counting(trace)], logger_factory=structlog.ReturnLoggerFactory(),
+        wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False,
+    )  # fmt: skip
+    kept: list[Cluster] = []
+
+    async def main() -> float:
+        kept.append(Cluster(plan, trace))
+        return await kept[0].run()
+
+    peace_s, violation = 0.0, None
+    with crypto.simulated(real_signatures=plan.real_signatures):
+        try:
+            peace_s = loop.run(main, plan.seed)
+        except BaseExceptionGroup as group:
+            error = _first(group)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            violation = _describe(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            violation = _describe(error)
+    unexpected = [name for name in trace.reached if name.startswith("log: ") and "failed" in name]
+    if violation is None and unexpected:
+        violation = f"internal errors were logged: {unexpected}"
+    operations = kept[0].operations if kept else 0
+    return Outcome(
+        plan.seed, trace.digest, trace.events, kept[0].fabric.frames if kept else 0,
+        len(plan.steps), operations, round(peace_s, 3), dict(trace.reached), violation,
+    )  # fmt: skip
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, oracles.Violation):
+        return str(error)
+    return "".join(traceback.format_exception(error))[-3000:]
+
+
+def _counting(trace: Trace) -> Callable[..., str]:
+    """A log processor that counts events by name, as states reached, and writes nothing."""
+
+    def process(_logger: object, method: str, event: dict[str, object]) -> str:
+        trace.sometimes(f"log: {event['event']}")
+        if method == "exception" and trace.lines is not None:
+            trace.lines.append(traceback.format_exc())
+        return ""
+
+    return process
