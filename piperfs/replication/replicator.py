@@ -2,12 +2,15 @@
 
 Every address that was given, heard of or found is dialled again and again with growing pauses,
 and at once when it is new. Two members keep one connection: of two, the one dialled by the
-smaller id stays. Up to eight are active, so that no replica needs to know or meet all others.
+smaller id stays. Eight are looked for and four times as many let in, so that no replica needs to
+know or meet all others. Members tell each other where some of those they know are, which mixes
+the lists until the connections of many members are a random graph that hardly falls apart; whoever
+is turned away for want of room is told where to ask instead.
 """
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -20,21 +23,28 @@ from piperfs.obs.facts import PeerFacts
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
 from piperfs.protocol.handshake import Fault, HandshakeError, Side
+from piperfs.protocol.messages import Peers
+from piperfs.replication import overlay
 from piperfs.replication.channel import Channel
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
 from piperfs.replication.network import Link, Network, TlsNetwork, closing
+from piperfs.replication.overlay import Dial
 from piperfs.replication.ports import Local
 from piperfs.replication.refusals import Refusals
 from piperfs.replication.session import Session
 
 PAUSE_MIN_S: Final = 0.2
 PAUSE_MAX_S: Final = 15
-SESSIONS_MAX: Final = 8  # beyond these, nobody is dialled
+SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
 SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 ADDRESSES_MAX: Final = 64
-PEERS_EVERY_S: Final = 30
+TELL_EVERY_S: Final = 1
+MIX_EVERY_S: Final = 10  # how often one peer hears of members beyond our own connections
+MIX_ADDRESSES: Final = 8
+GOODBYE_S: Final = 2
+SPREAD_S: Final = 0.2
 UNREFUSED: Final = frozenset((Fault.ITSELF, Fault.DECLINED))  # nobody tried what he may not
 
 log = get_logger("replication")
@@ -49,19 +59,8 @@ class ReplicatorOptions:
     peers: tuple[str, ...] = ()
     discovery: bool = True
     fetch_all: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class _Dial:
-    """An address that is dialled."""
-
-    address: str
-    again: trio.Event = field(default_factory=trio.Event)
-    reason: str = "not dialled yet"
-    replica: ReplicaId | None = None
-    is_given: bool = False  # by the user, so never forgotten
-    failures: int = 0  # since somebody answered
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    sessions_wanted: int = SESSIONS_WANTED
+    sessions_held: int = SESSIONS_HELD_MAX
 
 
 class Replicator:
@@ -74,7 +73,9 @@ class Replicator:
         self._options = options
         self._network = network or TlsNetwork(options.listen_host, options.listen_port)
         self._sessions: dict[ReplicaId, Session] = {}
-        self._dials: dict[str, _Dial] = {}
+        self._dials: dict[str, Dial] = {}
+        self._trying: dict[Dial | None, None] = {}  # dials that have no outcome yet
+        self._vacancy = trio.Event()  # a connection may be lacking
         self._nursery: trio.Nursery | None = None
         self._progress = trio.Event()
         self.fetcher = Fetcher(local.store)
@@ -124,7 +125,7 @@ class Replicator:
             return
         if len(self._dials) >= ADDRESSES_MAX and not self._forget_one():
             return
-        dial = self._dials[address] = _Dial(address, is_given=is_given)
+        dial = self._dials[address] = Dial(address, is_given=is_given)
         self._nursery.start_soon(self._keep_dialling, dial)
 
     def _forget_one(self) -> bool:
@@ -148,29 +149,49 @@ class Replicator:
 
     # Connections
 
-    async def _keep_dialling(self, dial: _Dial) -> None:
+    async def _keep_dialling(self, dial: Dial) -> None:
         pause = PAUSE_MIN_S
         with dial.scope:
             while True:
-                dial.again = trio.Event()
-                if self._is_wanted(dial):
-                    begun = trio.current_time()
+                await self._until_wanted(dial)
+                begun = trio.current_time()
+                self._trying[dial] = None
+                try:
                     dial.reason = await self._dial_once(dial)
-                    dial.again = trio.Event()  # its own end is no reason to hurry
-                    pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
-                    pause = min(PAUSE_MAX_S, pause * 2)
-                jitter = 0.5 + self._local.clock.entropy(1)[0] / 255
-                with trio.move_on_after(pause * jitter) as timer:
+                finally:
+                    self._tried(dial)
+                dial.again = trio.Event()  # its own end is no reason to hurry
+                pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
+                pause = min(PAUSE_MAX_S, pause * 2)
+                with trio.move_on_after(pause * (0.5 + self._chance())) as timer:
                     await dial.again.wait()
                 if not timer.cancelled_caught:
                     pause = PAUSE_MIN_S
 
-    def _is_wanted(self, dial: _Dial) -> bool:
+    async def _until_wanted(self, dial: Dial) -> None:
+        """Wait, as most addresses do most of the time, until a connection is lacking."""
+        while not self._is_wanted(dial):
+            await self._vacancy.wait()
+            await trio.sleep(SPREAD_S * self._chance())  # not all at once
+
+    def _is_wanted(self, dial: Dial) -> bool:
         if dial.replica in self._sessions:
             return False
-        return len(self._sessions) < SESSIONS_MAX
+        return len(self._sessions) + len(self._trying) < self._options.sessions_wanted
 
-    async def _dial_once(self, dial: _Dial) -> str:
+    def _tried(self, dial: Dial) -> None:
+        """A dial has an outcome: a session in its place, or none."""
+        if self._trying.pop(dial, dial) is None:
+            self._note_vacancy()
+
+    def _note_vacancy(self) -> None:
+        vacancy, self._vacancy = self._vacancy, trio.Event()
+        vacancy.set()
+
+    def _chance(self) -> float:
+        return self._local.clock.entropy(1)[0] / 255
+
+    async def _dial_once(self, dial: Dial) -> str:
         """One connection from begin to end; returns why it ended."""
         dial.failures += 1
         try:
@@ -186,7 +207,7 @@ class Replicator:
         reason = await self._converse(link, Side.SERVER, None)
         log.debug("peer.left", address=link.address, reason=reason)
 
-    async def _converse(self, link: Link, side: Side, dial: _Dial | None) -> str:
+    async def _converse(self, link: Link, side: Side, dial: Dial | None) -> str:
         async with closing(link):
             channel = Channel(link)
             try:
@@ -196,7 +217,7 @@ class Replicator:
                     return "it was let in"
                 if dial is not None:
                     dial.replica, dial.failures = greeted.replica, 0
-                await self._hold(channel, greeted)
+                await self._hold(channel, greeted, dial)
             except* HandshakeError as group:
                 reason = self._note_refusal(link, group)
             except* PiperError as group:
@@ -215,12 +236,12 @@ class Replicator:
                 self.refusals.note(link.address, error)
         return reason
 
-    async def _hold(self, channel: Channel, greeted: Greeted) -> None:
+    async def _hold(self, channel: Channel, greeted: Greeted, dial: Dial | None) -> None:
         """Talk to a member until the connection ends. Raises PeerError with the reason."""
         replica = greeted.replica
         rival = self._sessions.get(replica)
-        if rival is None and len(self._sessions) >= SESSIONS_HELD_MAX:
-            raise PeerError("there are connections enough")
+        if rival is None and len(self._sessions) >= self._options.sessions_held:
+            await self._send_elsewhere(channel, replica)
         opposite = rival is not None and rival.side is not greeted.side
         if rival is not None and opposite and self._is_better(rival.side, replica):
             raise PeerError("there is a connection already")
@@ -233,6 +254,7 @@ class Replicator:
             addresses=lambda: self.reachable,
         )
         self._sessions[replica] = session
+        self._trying.pop(dial, None)
         self._note_contact(session)
         log.info("peer.met", peer=replica.hex()[:12], address=channel.address)
         try:
@@ -246,10 +268,19 @@ class Replicator:
             if self._sessions.get(replica) is session:
                 del self._sessions[replica]
                 self._dial_again(replica)
+                self._note_vacancy()
             self._bytes_closed["sent"] += channel.sent
             self._bytes_closed["received"] += channel.received
             self._note_contact(session)
+            self._learn_peers(session)
             self._note_progress()
+
+    async def _send_elsewhere(self, channel: Channel, replica: ReplicaId) -> None:
+        """There is no room: say where others are. Raises PeerError."""
+        channel.send(self._some_known(replica))
+        with trio.move_on_after(GOODBYE_S):
+            await channel.flush()
+        raise PeerError("there are connections enough")
 
     def _dial_again(self, replica: ReplicaId) -> None:
         """Whoever is gone may be back at once, whichever side dialled before."""
@@ -299,16 +330,30 @@ class Replicator:
 
     async def _tell_of_peers(self) -> None:
         """Now and then tell each peer where the others are, and learn from what they tell."""
+        mixed_at = trio.current_time()
         while True:
-            await trio.sleep(1)
+            await trio.sleep(TELL_EVERY_S)
             known = tuple((s.replica, s.addresses) for s in self._sessions.values())
             for session in list(self._sessions.values()):
                 if session.told_peers != known:
                     session.told_peers = known
                     session.send_peers(tuple(k for k in known if k[0] != session.replica))
-                for replica, addresses in session.peers:
-                    self._hear_of(replica, addresses[:4])
-                session.peers = ()
+                self._learn_peers(session)
+            if trio.current_time() - mixed_at >= MIX_EVERY_S and self._sessions:
+                mixed_at = trio.current_time()
+                entropy = self._local.clock.entropy
+                session = overlay.draw(list(self._sessions.values()), 1, entropy)[0]
+                session.channel.send(self._some_known(session.replica))
+
+    def _learn_peers(self, session: Session) -> None:
+        peers, session.peers = session.peers, ()
+        for replica, addresses in peers:
+            self._hear_of(replica, addresses[:4])
+
+    def _some_known(self, asking: ReplicaId) -> Peers:
+        sessions = {replica: each.addresses for replica, each in self._sessions.items()}
+        known = overlay.known(self._dials.values(), sessions, asking)
+        return Peers(tuple(overlay.draw(known, MIX_ADDRESSES, self._local.clock.entropy)))
 
     def _hear_of(self, replica: ReplicaId, addresses: Iterable[str]) -> None:
         """A peer says where another member was met."""

@@ -223,6 +223,7 @@ class Fabric:
     trace: Trace
     listeners: dict[str, "SimNetwork"] = field(default_factory=dict)
     lines: dict[tuple[str, str], Line] = field(default_factory=dict)
+    default_loss: float = 0.0
     frames: int = 0
     bytes: int = 0
     connections: int = 0
@@ -230,7 +231,7 @@ class Fabric:
     def line(self, source: str, target: str) -> Line:
         found = self.lines.get((source, target))
         if found is None:
-            found = self.lines[source, target] = Line()
+            found = self.lines[source, target] = Line(loss=self.default_loss)
         return found
 
     def heal(self) -> None:
