@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import updatedb
-from environment import ROOT, as_root, fail, install_packages, make_venv, say
+from environment import ROOT, fail, install_packages, make_venv, say
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HOME = Path("/usr/local/lib/piperfs")
@@ -127,8 +127,8 @@ def _edit(path: Path, change: Callable[[str], str]) -> None:
 
 
 def _require_root() -> None:
-    if as_root(["true"]) != ["true"]:
-        fail("run this as root: sudo tools/up --system")
+    if os.geteuid() != 0:
+        fail("run this as root: sudo tools/up --system, or tools/down --system")
 
 
 def _reload() -> None:

@@ -88,6 +88,15 @@ class Replica:
         finally:
             os.close(process)
 
+    def stop(self) -> None:
+        """Stop the daemon as a service manager does, and wait for its end."""
+        process = os.pidfd_open(self.pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            signal_wait(process)
+        finally:
+            os.close(process)
+
     def is_mounted(self) -> bool:
         return str(self.mountpoint) in Path("/proc/self/mountinfo").read_text()
 
