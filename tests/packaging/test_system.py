@@ -16,6 +16,7 @@ from tests.support.volumes import eventually
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
 QUIET = "discovery=off,listen=127.0.0.1:0"
 FSTAB = f"home {{}} piperfs noauto,x-systemd.automount,_netdev,{QUIET} 0 0\n"
+SERVICE = "piperfs@.service"
 PLACES = ("/usr/local", "/usr/sbin", "/etc/updatedb.conf")
 
 
@@ -62,6 +63,12 @@ def test_the_units_are_flawless(system: System):
     units = [f"{examples}/home-shared.{kind}" for kind in ("mount", "automount")]
     checked = system.run("systemd-analyze", "verify", "piperfs@home.service", *units)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_the_service_is_hardened(system: System):
+    unit = f"/usr/local/lib/systemd/system/{SERVICE}"
+    told = system.must("systemd-analyze", "security", "--offline=true", "--threshold=15", unit)
+    assert "Overall exposure level" in told
 
 
 def test_mount_8_mounts_through_the_helper(system: System):
