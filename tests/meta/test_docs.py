@@ -9,7 +9,8 @@ import doctest
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import click
@@ -36,6 +37,7 @@ def page(name: str) -> str:
     return (ROOT / "packaging/doc" / name).read_text()
 
 
+@cache
 def manual(name: str) -> str:
     """A manual page as its reader sees it."""
     groff = ["groff", "-man", "-Tutf8", "-P-c", "-rLL=200n", ROOT / "packaging/man" / name]
@@ -43,9 +45,10 @@ def manual(name: str) -> str:
     return re.sub(r".\x08", "", shown).translate(HYPHENS)
 
 
-def calls() -> Iterator[ast.Call]:
-    for path in SOURCES:
-        yield from (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
+@cache
+def calls() -> list[ast.Call]:
+    trees = (ast.parse(path.read_text()) for path in SOURCES)
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def first_text(call: ast.Call) -> str | None:
@@ -170,8 +173,25 @@ def test_examples_in_python_hold(path: Path):
 def test_every_page_can_be_found():
     reachable = {target for path in ALL_PAGES for target in LINK.findall(path.read_text())}
     names = {Path(target.partition("#")[0]).name for target in reachable}
-    assert [path.name for path in PAGES if path.name not in names] == []
+    lost = [path.name for path in PAGES if path.name not in names]
+    assert lost == [], "link it from README.md or from another page"
 
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) < 700
+
+
+def test_every_dependency_has_a_reason_and_a_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pinned = (ROOT / "packaging/constraints.txt").read_text().lower().replace("_", "-")
+    for name in needed:
+        assert re.search(rf"\b{name}\b", page("dependencies.md"), re.IGNORECASE), name
+        assert f"{name.lower()}==" in pinned, name
+
+
+def test_no_reason_outlives_its_dependency():
+    """Every library in the table of dependencies is really one of ours."""
+    project = (ROOT / "pyproject.toml").read_text().lower()
+    for name in re.findall(r"^\| ([\w-]+) \|", page("dependencies.md"), re.MULTILINE)[1:]:
+        assert name.lower() in project, f"dependencies.md explains {name}, which is not used"

@@ -6,6 +6,7 @@ Each failure names the file and says what is asked for.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,13 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -61,7 +67,7 @@ def test_functions_stay_short():
 def test_packages_hold_no_code_of_their_own():
     for path in PRODUCT:
         if path.name == "__init__.py":
-            body = ast.parse(path.read_text()).body
+            body = tree(path).body
             assert len(body) == 1, f"{name(path)}: only a docstring, please"
             assert isinstance(body[0], ast.Expr)
 
@@ -74,7 +80,7 @@ def test_nothing_is_left_for_later():
 
 @pytest.mark.parametrize("path", OWN, ids=name)
 def test_modules_say_why_they_are_there(path: Path):
-    text = ast.get_docstring(ast.parse(path.read_text()))
+    text = ast.get_docstring(tree(path))
     assert text, "a module begins with a docstring"
     if path.name not in ("__init__.py", "piperfs") and "\n" in text:
         assert len(SENTENCE_END.findall(text)) >= 2, "two sentences: what, and why"
@@ -95,7 +101,7 @@ def test_every_module_is_used():
 
 
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

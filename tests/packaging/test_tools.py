@@ -109,3 +109,11 @@ def test_every_tool_explains_itself(tool: str):
     done = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) > 80
+
+
+def test_the_changelog_takes_every_fragment():
+    done = subprocess.run([ROOT / "tools/news"], capture_output=True, text=True, check=True)
+    title, *points = done.stdout.strip().splitlines()
+    fragments = list((ROOT / "packaging/news").glob("*.md"))
+    assert title == "## Unreleased"
+    assert len([point for point in points if point.startswith("- ")]) == len(fragments)
