@@ -118,7 +118,8 @@ def test_a_tree_of_five_thousand_files(pair, folders, tmp_path):
     git(source, "init", "-q")
     assert sum(len(files) for _, _, files in os.walk(source)) >= TREE_FILES_MIN
     shell(
-        f"cp -a '{source}' '{here}/copied' && tar -C '{source}' -c 1/json 1/xml | tar -C '{here}' -xp"
+        f"cp -a '{source}' '{here}/copied'"
+        f" && tar -C '{source}' -c 1/json 1/xml | tar -C '{here}' -xp"
     )
     agree(*pair)
     assert same_tree(source, there / "copied")
