@@ -83,6 +83,7 @@ class Replicator:
         self.fetcher.on_arrival = self._chunk_arrived
         self.listening: list[str] = []
         self.refusals = Refusals()
+        self._rolled_back: Counter[ReplicaId] = Counter()  # operations that peers lost
         self._bytes_closed: dict[str, Counter[str]] = {"sent": Counter(), "received": Counter()}
 
     # Running
@@ -269,6 +270,7 @@ class Replicator:
                 del self._sessions[replica]
                 self._dial_again(replica)
                 self._note_vacancy()
+            self._rolled_back[replica] += session.standing.rolled_back
             self._bytes_closed["sent"] += channel.sent
             self._bytes_closed["received"] += channel.received
             self._note_contact(session)
@@ -446,6 +448,9 @@ class Replicator:
         standing = session.standing
         if standing.refused:
             return f"{standing.refused} of its operations are refused: {standing.last_reason}"
+        lost = self._rolled_back[session.replica] + standing.rolled_back
+        if lost:
+            return f"it lacked {lost} operations that it had: it was restored, or hides them"
         if ahead:
             return "its operations are on their way"
         if behind:

@@ -61,6 +61,7 @@ class Standing:
     unheeded: int = 0  # operations of theirs that were not taken in: refused, or unknown history
     refused: int = 0  # operations of theirs that did not verify
     last_reason: str = ""
+    rolled_back: int = 0  # operations that it had once and has no more
     rtt_s: float | None = None
     keeps_all: bool = True  # it means to hold all content
     clock_offset_s: float = 0  # how far its clock is before ours
@@ -216,11 +217,28 @@ class Session:
         standing.durable, standing.digest = state.durable_lseq, state.digest
         standing.keeps_all = state.keeps_all
         standing.clock_offset_s = (state.wall_ns - self._local.clock.now_ns()) / 1e9
+        self._note_rollback(state)
         self._note_own_seq(state.seen_seq)
         if not self._started.is_set():
             self._begin(state)
         self._maybe_repair(state)
         self._on_progress()
+
+    def _note_rollback(self, state: m.State) -> None:
+        """A store that counts less than it did was restored from an old copy, or hides something.
+
+        What it lacks is sent again; its owner should know.
+        """
+        row = self._store.peer(self.replica)
+        if row.store == state.store and state.durable_lseq < row.cursor:
+            self.standing.rolled_back += row.cursor - state.durable_lseq
+            self._store.put_peer(self.replica, replace(row, cursor=state.durable_lseq))
+            log.warning(
+                "peer.rolled_back",
+                peer=self._local.name_of(self.replica),
+                had=row.cursor,
+                has=state.durable_lseq,
+            )
 
     def _note_own_seq(self, seen: int) -> None:
         """Never use a number again that a peer has seen: this may be a restored old copy.
