@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from piperfs.cli import act, mount, output, show, volume
+from piperfs.cli import act, keys, mount, output, show, volume
 from piperfs.core.errors import ExitCode, UserError
 
 INTERRUPTED = 130  # as shells report a SIGINT
@@ -29,6 +29,9 @@ COMMANDS = (
     volume.set_role,
     volume.remove_member,
     volume.rotate_keys,
+    keys.protect,
+    keys.unlock,
+    keys.lock,
     act.fsck,
     show.metrics,
 )

@@ -29,6 +29,8 @@ FLAGS = (
     ("cache", "SIZE", "Keep at most this much content here [everything]."),
     ("metrics", "PORT", "Serve Prometheus metrics on this loopback port."),
     ("deadline", "SECONDS", "How long a read waits for absent content [30]."),
+    ("idmap", "MAP", "Numbers of owners that others name: NAME=UID:@NAME=GID:… or a /FILE."),
+    ("runas", "USER", "Mount as root, and run the daemon as USER."),
     ("driver", "NAME", "Kernel binding: kernel or pyfuse3."),
 )
 
@@ -71,7 +73,9 @@ def start_mount(
     if _is_mounted_there(state, target):
         output.note(f"{target}: already mounted")
         return
-    arguments = ["mount", str(state), str(target), "-o", options]
+    helped = any(word.startswith("runas=") for word in options.split(","))
+    way = (spawn.MOUNTER,) if helped else ("mount",)
+    arguments = [*way, str(state), str(target), "-o", options]
     arguments += ["--sloppy"] if sloppy else []
     if foreground:
         spawn.run_in_front(*arguments)

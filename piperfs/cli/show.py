@@ -55,7 +55,11 @@ def _in_sync(facts: dict[str, Any]) -> str:
 
 
 def _protection(kind: str) -> str:
-    return "not protected, but by file permissions" if kind == "none" else f"protected by {kind}"
+    words = {
+        "none": "NOT PROTECTED, but by file permissions; `piperfs protect` sets a passphrase",
+        "keyring": "protected by a passphrase, and unlocked in the kernel until `piperfs lock`",
+    }
+    return words.get(kind, f"protected by {kind}")
 
 
 @click.command()

@@ -18,9 +18,13 @@ import piperfs
 from piperfs.control.messages import decode_reply
 from piperfs.core.errors import ExitCode, UserError
 
+MOUNTER = "mounter"  # the helper that mounts as root for a daemon of somebody else
+
 
 def _command(*arguments: str) -> list[str]:
     # -P: a folder named like a library, wherever the user happens to be, is not imported.
+    if arguments[0] == MOUNTER:
+        return [sys.executable, "-P", "-m", "piperfs.daemon.mounter", *arguments[1:]]
     return [sys.executable, "-P", "-m", "piperfs.daemon", *arguments]
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from piperfs.core.errors import ExitCode, UserError
 
+RUNTIME_VARIABLE: Final = "PIPERFS_RUNTIME_DIR"
 SPEC_PREFIXES: Final = ("piperfs#", "piperfs:")
 SOCKET_PATH_BYTES_MAX: Final = 100  # Linux allows 107; the name behind a descriptor is short
 
@@ -60,6 +61,8 @@ def runtime_directory() -> Path:
     A command must find the daemon that cron, a service manager or another login started. So root
     has one place however it came in, and a user without a session looks where a session would.
     """
+    if RUNTIME_VARIABLE in os.environ:
+        return Path(os.environ[RUNTIME_VARIABLE])
     uid, given = os.geteuid(), os.environ.get("XDG_RUNTIME_DIR")
     login = Path(f"/run/user/{uid}")
     if uid == 0 and given in (None, str(login)):
@@ -67,6 +70,13 @@ def runtime_directory() -> Path:
     if given:
         return Path(given) / "piperfs"
     return login / "piperfs" if login.is_dir() else Path(f"/tmp/piperfs-{uid}")
+
+
+def _directories() -> list[Path]:
+    """Where daemons may have their sockets: ours, and for root those of mounts with `runas=`."""
+    own = runtime_directory()
+    others = sorted(own.parent.glob(f"{own.name}-*")) if os.geteuid() == 0 else []
+    return [own, *others]
 
 
 def prepare_runtime_directory() -> Path:
@@ -110,7 +120,8 @@ def short_path(path: Path) -> Iterator[str]:
 
 def connect(state: Path) -> socket.socket | None:
     """Connect to the daemon of a state directory; None when there is none."""
-    path = socket_path(state)
+    found = (directory / f"{_tag(state)}.sock" for directory in _directories())
+    path = next((each for each in found if each.exists()), socket_path(state))
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_path(path) as name:
@@ -136,13 +147,14 @@ def write_running(running: Running) -> Path:
 
 def find_running(state: Path) -> Running | None:
     """The daemon that runs on a state directory, if one does."""
-    return _read_running(runtime_directory() / f"{_tag(state)}.json")
+    found = (_read_running(each / f"{_tag(state)}.json") for each in _directories())
+    return next((running for running in found if running is not None), None)
 
 
 def find_mounted(mountpoint: Path) -> Running | None:
     """The daemon that last said it was mounted at a directory, dead or alive."""
     wanted = os.path.abspath(mountpoint)
-    for path in sorted(runtime_directory().glob("*.json")):
+    for path in (path for each in _directories() for path in sorted(each.glob("*.json"))):
         running = _read_running(path)
         if running is not None and running.mountpoint == wanted:
             return running

@@ -29,6 +29,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.add_argument("state", type=Path)
         if way == "mount":
             command.add_argument("mountpoint", type=Path)
+            command.add_argument("--fuse-fd", type=int)
         if way == "offline":
             command.add_argument("--control-fd", type=int, required=True)
             continue
@@ -55,7 +56,15 @@ def main() -> int:
     error: PiperError | None = None
     try:
         options = parse_options(arguments.options, sloppy=arguments.sloppy)
-        job = run.Job(arguments.state, getattr(arguments, "mountpoint", None), options, in_front)
+        job = run.Job(
+            arguments.state,
+            getattr(arguments, "mountpoint", None),
+            options,
+            in_front,
+            getattr(arguments, "fuse_fd", None),
+        )
+        if job.descriptor is not None:
+            lifecycle.gain_no_privileges()
         trio.run(run.run, job, starter, SYSTEM_CLOCK)
     except* PiperError as group:
         error = _first(group)

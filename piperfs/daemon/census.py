@@ -47,7 +47,7 @@ def take(node: Node) -> Census:
     """Walk over everything. Runs in a thread."""
     with snapshot(node) as store:
         vectors, tombstones = _sizes(store)
-        compared = store.log.count() <= AUDITED_OPERATIONS_MAX
+        compared = not store.is_blind and store.log.count() <= AUDITED_OPERATIONS_MAX
         row = store.inode(ORPHANS)
         return Census(
             mismatches=sum(1 for _ in mismatches(store)) if compared else None,
@@ -66,7 +66,7 @@ def _sizes(store: Store) -> tuple[list[int], int]:
         for _, heads in table.scan_durable(b"", END):
             sizes.append(max(len(head.vector) for head in heads))
             if kind in (Kind.LINK, Kind.CONTENT):
-                tombstones += not any(head.body.alive for head in heads)
+                tombstones += not any(getattr(head.body, "alive", True) for head in heads)
     return sorted(sizes), tombstones
 
 

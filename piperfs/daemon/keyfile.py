@@ -1,11 +1,13 @@
 """Keys at rest: the device's secrets in one small file, for its owner alone.
 
 With a passphrase the file is encrypted (Argon2id, then ChaCha20-Poly1305). The passphrase comes
-from a file, a systemd credential or a descriptor, never from an argument that others can see. A
-file that others may read is refused, as ssh refuses it.
+from a file, a systemd credential or a terminal, never from an argument that others can see; once
+unlocked, the key may stay in the kernel's keyring over restarts. A file that others may read is
+refused, as ssh refuses it.
 """
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -16,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from piperfs.core.errors import ExitCode, UserError
-from piperfs.core.identity import DeviceSecrets
+from piperfs.core.identity import KEY_BYTES, DeviceSecrets
+from piperfs.daemon import kernel_keyring
 
 FILE: Final = "device.key"
 CREDENTIAL: Final = "piperfs.passphrase"
@@ -26,7 +29,7 @@ ARGON_ITERATIONS: Final = 3
 ARGON_LANES: Final = 4
 ARGON_KIB: Final = 64 * 1024
 
-Protection = Literal["passphrase", "credential", "none"]
+Protection = Literal["passphrase", "credential", "keyring", "none"]
 
 
 class Secrets(msgspec.Struct, array_like=True, frozen=True):
@@ -64,10 +67,54 @@ def write_keys(directory: Path, secrets: Secrets, entropy: Callable[[int], bytes
     """Write the key file, durably and for its owner alone; returns how it is protected."""
     directory.mkdir(mode=0o700, exist_ok=True)
     passphrase, protection = find_passphrase()
+    _write(directory, secrets, passphrase, entropy)
+    return protection
+
+
+def protect(
+    directory: Path, passphrase: bytes | None, entropy: Callable[[int], bytes]
+) -> Protection:
+    """Encrypt the key file anew with a passphrase, or leave it plain. Raises UserError."""
+    secrets, _ = read_keys(directory)
+    kernel_keyring.forget(_name_in_keyring(_read(directory / FILE).salt))
+    _write(directory, secrets, passphrase, entropy)
+    return "none" if passphrase is None else "passphrase"
+
+
+def unlock(directory: Path, passphrase: bytes) -> None:
+    """Leave the key of the key file in the kernel's keyring. Raises UserError."""
+    path = directory / FILE
+    stored = _read(path)
+    if not stored.salt:
+        raise UserError(f"{path} has no passphrase: there is nothing to unlock")
+    key = _derive(passphrase, stored.salt)
+    _decrypt(path, stored, key)
+    if not kernel_keyring.keep(_name_in_keyring(stored.salt), key):
+        raise UserError("the kernel keeps no keys for you; name a PIPERFS_PASSPHRASE_FILE instead")
+
+
+def lock(directory: Path) -> bool:
+    """Take the key out of the kernel's keyring; tells whether it was there. Raises UserError."""
+    return kernel_keyring.forget(_name_in_keyring(_read(directory / FILE).salt))
+
+
+def _name_in_keyring(salt: bytes) -> str:
+    return f"piperfs:{salt.hex()}"
+
+
+def _write(
+    directory: Path,
+    secrets: Secrets,
+    passphrase: bytes | None,
+    entropy: Callable[[int], bytes],
+) -> None:
     plain = msgspec.msgpack.encode(secrets)
     salt = entropy(16) if passphrase is not None else b""
-    body = plain if passphrase is None else _cipher(passphrase, salt).encrypt(NONCE, plain, CONTEXT)
+    body = plain
+    if passphrase is not None:
+        body = ChaCha20Poly1305(_derive(passphrase, salt)).encrypt(NONCE, plain, CONTEXT)
     draft = directory / f"{FILE}.new"
+    draft.unlink(missing_ok=True)  # of an attempt that was interrupted
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.msgpack.encode(KeyFile(1, salt, body)))
@@ -75,7 +122,6 @@ def write_keys(directory: Path, secrets: Secrets, entropy: Callable[[int], bytes
         os.fsync(file.fileno())
     draft.replace(directory / FILE)
     _sync(directory)
-    return protection
 
 
 def _sync(directory: Path) -> None:
@@ -86,49 +132,73 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _cipher(passphrase: bytes, salt: bytes) -> ChaCha20Poly1305:
+def _derive(passphrase: bytes, salt: bytes) -> bytes:
     kdf = Argon2id(
         salt=salt, length=32, iterations=ARGON_ITERATIONS, lanes=ARGON_LANES, memory_cost=ARGON_KIB
     )
-    return ChaCha20Poly1305(kdf.derive(passphrase))
+    return kdf.derive(passphrase)
 
 
 def read_keys(directory: Path) -> tuple[Secrets, Protection]:
     """Read the key file. Raises UserError if it is missing, open to others, or locked."""
     path = directory / FILE
-    for place, allowed in ((directory, 0o700), (path, 0o600)):
+    stored = _read(path)
+    plain, protection = _unlock(path, stored)
+    try:
+        return msgspec.msgpack.decode(plain, type=Secrets), protection
+    except msgspec.MsgspecError as error:
+        raise _damaged(path) from error
+
+
+def _read(path: Path) -> KeyFile:
+    """The key file as it lies there. Raises UserError if others may read it."""
+    for place, allowed in ((path.parent, 0o700), (path, 0o600)):
         _check_mode(place, allowed)
     try:
         stored = msgspec.msgpack.decode(path.read_bytes(), type=KeyFile)
-        if stored.format != 1:
-            raise UserError(f"{path} is of a newer PiperFS; update this one", ExitCode.REFUSED)
-        plain, protection = _unlock(path, stored)
-        return msgspec.msgpack.decode(plain, type=Secrets), protection
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{path} is damaged; restore it or join again", ExitCode.REFUSED) from error
+    except (msgspec.MsgspecError, OSError) as error:
+        raise _damaged(path) from error
+    if stored.format != 1:
+        raise UserError(f"{path} is of a newer PiperFS; update this one", ExitCode.REFUSED)
+    return stored
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged; restore it or join again", ExitCode.REFUSED)
 
 
 def _unlock(path: Path, stored: KeyFile) -> tuple[bytes, Protection]:
     if not stored.salt:
         return stored.body, "none"
     passphrase, protection = find_passphrase()
-    if passphrase is None:
-        raise UserError(
-            f"{path} needs its passphrase: name a file in PIPERFS_PASSPHRASE_FILE", ExitCode.REFUSED
-        )
+    if passphrase is not None:
+        return _decrypt(path, stored, _derive(passphrase, stored.salt)), protection
+    kept = kernel_keyring.find(_name_in_keyring(stored.salt))
+    if kept is not None and len(kept) == KEY_BYTES:
+        return _decrypt(path, stored, kept), "keyring"
+    raise UserError(
+        f"{path} needs its passphrase: run piperfs unlock, or name a file that holds it in "
+        "PIPERFS_PASSPHRASE_FILE",
+        ExitCode.REFUSED,
+    )
+
+
+def _decrypt(path: Path, stored: KeyFile, key: bytes) -> bytes:
     try:
-        return _cipher(passphrase, stored.salt).decrypt(NONCE, stored.body, CONTEXT), protection
+        return ChaCha20Poly1305(key).decrypt(NONCE, stored.body, CONTEXT)
     except InvalidTag as error:
         raise UserError(f"the passphrase does not open {path}", ExitCode.REFUSED) from error
 
 
 def _check_mode(path: Path, allowed: int) -> None:
     try:
-        facts = path.stat()
+        facts = path.lstat()
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: is the disk mounted? without it, join again", ExitCode.NOT_FOUND
         ) from error
+    if stat.S_ISLNK(facts.st_mode) or facts.st_uid not in (os.geteuid(), 0):
+        raise UserError(f"{path} is a link or belongs to somebody else", ExitCode.REFUSED)
     if facts.st_mode & 0o777 & ~allowed:
         raise UserError(
             f"{path} may be read by others; chmod {allowed:o} it, and consider the key known",

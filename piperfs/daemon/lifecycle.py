@@ -16,6 +16,7 @@ from piperfs.daemon.notify import Starter
 from piperfs.obs.log import get_logger
 
 PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
 
 log = get_logger("daemon")
 
@@ -25,6 +26,11 @@ def harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     os.umask(0o077)
+
+
+def gain_no_privileges() -> None:
+    """From now on no program that this process starts can be more than it is itself."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 async def stop_on_signal(

@@ -9,7 +9,7 @@ import trio
 from piperfs.control import server
 from piperfs.control.messages import Request
 from piperfs.control.server import Progress, Verb
-from piperfs.daemon import joining
+from piperfs.daemon import joining, locking
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.node import Node, create, open_node
 from piperfs.daemon.report import samples
@@ -32,6 +32,12 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
         opened.append(node)
         return describe(node) | {"role": node.role, "check_words": words}
 
+    def on_keys(name: str) -> Verb:
+        async def run(request: Request, _progress: Progress) -> Any:
+            return await trio.to_thread.run_sync(locking.change, state, clock, name, request)
+
+        return run
+
     def on_volume(name: str) -> Verb:
         async def run(request: Request, progress: Progress) -> Any:
             node = open_node(state, clock, salvage=name == "fsck")
@@ -43,6 +49,7 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
         return run
 
     verbs = {name: on_volume(name) for name in NAMES} | {"init": init, "join": join}
+    verbs |= {name: on_keys(name) for name in locking.NAMES}
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(control))
     try:
         await server.answer(stream, verbs)

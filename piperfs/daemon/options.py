@@ -8,14 +8,17 @@ those that the kernel honours are passed on, those that only mount(8) itself rea
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Literal
 
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.limits import KIB, MIB
+from piperfs.fs.owners import NO_MAP, IdMap
 
 Driver = Literal["kernel", "pyfuse3"]
 DRIVERS: Final[tuple[Driver, ...]] = ("kernel", "pyfuse3")
 GIB: Final = 1024 * MIB
+ID_MAX: Final = (1 << 32) - 2
 UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 
 
@@ -44,6 +47,8 @@ class Options:
     driver: Driver | None = None  # None: the best that works here
     deadline_s: float = 30.0  # how long a read may wait for an absent chunk
     kernel: tuple[str, ...] = ("nosuid", "nodev")  # passed to mount(2)
+    idmap: IdMap = NO_MAP  # numbers for owners that peers name
+    run_as: str | None = None  # the user that the daemon runs as, of a mount made by root
 
 
 Setter = Callable[[Options, str], Options]
@@ -197,6 +202,43 @@ def _set_deadline(options: Options, value: str) -> Options:
     return replace(options, deadline_s=seconds)
 
 
+def _set_idmap(options: Options, value: str) -> Options:
+    try:
+        text = Path(value).read_text() if value.startswith("/") else value.replace(":", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read it: {error}") from error
+    return replace(options, idmap=parse_idmap(text))
+
+
+def parse_idmap(text: str) -> IdMap:
+    """Read lines of `NAME=UID` for users and `@NAME=GID` for groups; `# ` begins a comment.
+
+    An owner without a name is stored as `#NUMBER`, so `#1000=1001` is an entry.
+
+    Raises:
+        ValueError: a line is neither, or gives a number twice.
+    """
+    users: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    for line in text.splitlines():
+        entry = line.partition("# ")[0].strip()
+        if not entry:
+            continue
+        name, equals, number = (part.strip() for part in entry.rpartition("="))
+        table = groups if name.startswith("@") else users
+        name = name.removeprefix("@")
+        if not equals or not name or not number.isascii() or not number.isdigit():
+            raise ValueError(f"'{entry}': expected NAME=UID or @NAME=GID")
+        if int(number) > ID_MAX or int(number) in table.values() or name in table:
+            raise ValueError(f"'{entry}': too large, or given twice")
+        table[name] = int(number)
+    return IdMap(users, groups)
+
+
+def _set_run_as(options: Options, value: str) -> Options:
+    return replace(options, run_as=value or None)
+
+
 VALUED: Final[dict[str, Setter]] = {
     "listen": _set_listen,
     "peer": _add_peer,
@@ -205,6 +247,8 @@ VALUED: Final[dict[str, Setter]] = {
     "metrics": _set_metrics,
     "driver": _set_driver,
     "deadline": _set_deadline,
+    "idmap": _set_idmap,
+    "runas": _set_run_as,
 }
 
 

@@ -23,7 +23,7 @@ from piperfs.daemon.report import samples
 from piperfs.daemon.verbs import Verbs
 from piperfs.fs.files import Clock as FileClock
 from piperfs.fs.filesystem import Filesystem, World
-from piperfs.fs.owners import Owners
+from piperfs.fs.owners import IdMap, Owners
 from piperfs.fuse import mount
 from piperfs.fuse.mountpoint import MountOptions
 from piperfs.fuse.service import Service, Surroundings
@@ -44,6 +44,7 @@ class Job:
     mountpoint: Path | None
     options: Options
     in_front: bool
+    descriptor: int | None = None  # of the kernel, where somebody else has mounted already
 
 
 async def run(job: Job, starter: Starter, clock: Clock) -> None:
@@ -138,11 +139,12 @@ def _replicator(node: Node, options: Options) -> Replicator:
     )
 
 
-def _filesystem(node: Node) -> Filesystem:
+def _filesystem(node: Node, idmap: IdMap) -> Filesystem:
     """What the mount will show, told of every change that peers make."""
     clock = FileClock(node.clock.now_ns, node.clock.monotonic)
-    owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid())
+    owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid(), idmap)
     world = World(clock, node.clock.entropy, node.space, owners)
+    node.store.may_write = lambda: node.may_write
     node.filesystem = Filesystem(node.store, node.keyring, world)
     node.store.on_change = node.filesystem.report
     return node.filesystem
@@ -180,12 +182,12 @@ async def _mounted(
             ExitCode.REFUSED,
         )
     node.mountpoint = str(mountpoint)
-    filesystem = _filesystem(node)
+    filesystem = _filesystem(node, options.idmap)
     service = Service(filesystem, _surroundings(node, options.deadline_s))
     node.flush = service.sync
     read_only = options.read_only or not node.may_write
     where = mount.MountPoint(
-        mountpoint,
+        mountpoint if job.descriptor is None else Path(f"/dev/fd/{job.descriptor}"),
         MountOptions(node.label, read_only, options.allow_other, options.kernel),
         options.driver or mount.DEFAULT_DRIVER,
     )

@@ -123,9 +123,9 @@ class Attributes:
     def ownership(self, row: InodeRow) -> tuple[int, int, int]:
         """uid, gid and permission bits as this computer shows them."""
         owners = self._owners
-        if row.owner_set_by in (self._store.replica, b"") or owners.map_peers:
+        if row.owner_set_by in (self._store.replica, b""):
             return owners.user_id(row.owner), owners.group_id(row.group), row.mode
-        return owners.uid, owners.gid, row.mode & ~SET_ID_BITS
+        return (*owners.peers_ids(row.owner, row.group), row.mode & ~SET_ID_BITS)
 
     def _link_count(self, node: Node, row: InodeRow) -> int:
         if node.anonymous is not None:

@@ -2,10 +2,11 @@
 
 An owner is stored as a name, so that `alice` is alice everywhere. A number without a name is
 stored as `#1234`. What another replica says about owners is shown as the mounting user's own,
-since a uid means nothing on another computer, unless the mount maps names.
+since a uid means nothing on another computer, unless the mount maps names: `-o idmap=` gives a
+stored name a number here, in both directions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +26,17 @@ class Accounts:
     groups_of: Callable[[int], frozenset[int]] = lambda _pid: frozenset()  # of a process
 
 
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Stored names that have a number on this computer."""
+
+    users: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+
+NO_MAP: Final = IdMap()
+
+
 @dataclass(slots=True)
 class Owners:
     """Translates with a cache; `uid` and `gid` are those of the mounting user."""
@@ -32,7 +44,7 @@ class Owners:
     accounts: Accounts
     uid: int
     gid: int
-    map_peers: bool = False
+    idmap: IdMap = NO_MAP
     _names: dict[tuple[bool, int], str] = field(default_factory=dict)
     _ids: dict[tuple[bool, str], int] = field(default_factory=dict)
 
@@ -47,9 +59,21 @@ class Owners:
     def _name(self, number: int, *, is_user: bool) -> str:
         found = self._names.get((is_user, number))
         if found is None:
-            ask = self.accounts.user_name if is_user else self.accounts.group_name
-            found = self._names[is_user, number] = ask(number) or f"#{number}"
+            found = self._names[is_user, number] = self._find_name(number, is_user=is_user)
         return found
+
+    def _find_name(self, number: int, *, is_user: bool) -> str:
+        mapped = self.idmap.users if is_user else self.idmap.groups
+        for name, other in mapped.items():
+            if other == number:
+                return name
+        ask = self.accounts.user_name if is_user else self.accounts.group_name
+        return ask(number) or f"#{number}"
+
+    def peers_ids(self, owner: str, group: str) -> tuple[int, int]:
+        """The numbers shown for what another replica says: the mounting user's, unless mapped."""
+        users, groups = self.idmap.users, self.idmap.groups
+        return users.get(owner, self.uid), groups.get(group, self.gid)
 
     def user_id(self, name: str) -> int:
         """The number shown for a stored user."""
@@ -71,7 +95,8 @@ class Owners:
 
     def _find_id(self, name: str, *, is_user: bool) -> int:
         ask = self.accounts.user_id if is_user else self.accounts.group_id
-        number = ask(name) if name else None
+        mapped = self.idmap.users if is_user else self.idmap.groups
+        number = mapped.get(name) or (ask(name) if name else None)
         if number is None and name.startswith("#") and name[1:].isdigit():
             number = int(name[1:])
         if number is None or not 0 <= number < 1 << 32:

@@ -1,7 +1,8 @@
 """Extended attributes: stored by name, merged one by one, with the limits that Linux has.
 
-`user.*` and `trusted.*` travel. `security.*` set here is kept and shown here; what a peer says
-about security is kept as data and not shown. Names under `user.piperfs.` are answered, not stored.
+`user.*` travels. `security.*` and `trusted.*` set here are kept and shown here; what a peer says
+with them is kept as data and not shown, since the kernel and overlayfs would act on it. Names
+under `user.piperfs.` are answered, not stored.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ CREATE: Final = 1
 REPLACE: Final = 2
 VIRTUAL: Final = b"user.piperfs."
 PREFIXES: Final = (b"user.", b"trusted.", b"security.")
+OWN_WORD_ONLY: Final = (b"security.", b"trusted.")  # of no other replica
 LISTS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
@@ -63,7 +65,7 @@ class Xattrs:
 
     def _is_shown(self, node: Node, name: bytes) -> bool:
         is_own = node.anonymous is not None or is_special(node.inode)
-        if is_own or not name.startswith(b"security."):
+        if is_own or not name.startswith(OWN_WORD_ONLY):
             return True
         return self._store.xattr_author(node.inode, name) == self._store.replica
 

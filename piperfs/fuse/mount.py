@@ -18,7 +18,6 @@ from piperfs.fuse.service import Service
 
 Driver = Literal["kernel", "pyfuse3"]
 DEFAULT_DRIVER: Final[Driver] = "kernel"
-READAHEAD_KIB: Final = 1024
 READY_TIMEOUT_S: Final = 30
 
 
@@ -68,7 +67,7 @@ async def _serve_kernel(
     async def started() -> None:
         with trio.fail_after(READY_TIMEOUT_S):
             await connection.ready.wait()
-        points.raise_readahead(where.directory, READAHEAD_KIB)
+        points.raise_readahead(where.directory, points.READAHEAD_KIB)
         task_status.started()
 
     try:

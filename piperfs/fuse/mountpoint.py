@@ -20,6 +20,8 @@ from piperfs.core.errors import ExitCode, UserError
 FS_TYPE: Final = "fuse.piperfs"
 SOURCE_PREFIX: Final = "piperfs:"
 
+SAFE: Final = ("nosuid", "nodev")  # only root may do without
+READAHEAD_KIB: Final = 1024
 MNT_DETACH: Final = 2
 MOUNT_FLAGS: Final = {
     "ro": 1,
@@ -44,6 +46,7 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     words: tuple[str, ...] = ("nosuid", "nodev")  # generic words of mount(8)
+    owner: tuple[int, int] | None = None  # whose daemon serves it, of a mount made by root
 
     @property
     def source(self) -> str:
@@ -51,7 +54,8 @@ class MountOptions:
 
     @property
     def kernel_words(self) -> tuple[str, ...]:
-        words = (*self.words, "noatime") if not _names_atime(self.words) else self.words
+        words = self.words if os.geteuid() == 0 else (*self.words, *SAFE)
+        words = (*words, "noatime") if not _names_atime(words) else words
         return ("ro", *words) if self.read_only else words
 
 
@@ -199,10 +203,10 @@ def _attach_as_root(mountpoint: Path, options: MountOptions) -> int:
     flags = 0
     for word in options.kernel_words:
         flags |= MOUNT_FLAGS[word]
-    data = (
-        f"fd={descriptor},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},"
-        "default_permissions"
-    ) + (",allow_other" if options.allow_other else "")
+    uid, gid = options.owner or (os.getuid(), os.getgid())
+    data = (f"fd={descriptor},rootmode=40000,user_id={uid},group_id={gid},default_permissions") + (
+        ",allow_other" if options.allow_other else ""
+    )
     failed = _libc().mount(
         options.source.encode(), os.fsencode(mountpoint), FS_TYPE.encode(), flags, data.encode()
     )

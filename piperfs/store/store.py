@@ -13,7 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from piperfs.core.clock import HybridClock
-from piperfs.core.errors import ErrorKind, StoreError
+from piperfs.core.errors import ErrorKind, FsError, StoreError
 from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Envelope, Operation, Unseal, signed_bytes
@@ -89,6 +89,7 @@ class Store:
         self._frozen_lseq = 0
         self.full: ErrorKind | None = None  # why the last commit found no room, until one does
         self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
+        self.may_write: Callable[[], bool] = lambda: True  # whether local changes would count
         self.on_dirty: Callable[[], None] = _do_nothing  # there is something to commit
 
     def _check_owner(self, identity: Identity) -> None:
@@ -181,6 +182,8 @@ class Store:
         is flushed later.
         """
         self.require_writable()
+        if not self.may_write():
+            raise FsError(ErrorKind.READ_ONLY, "this computer may only read the volume")
         for change in changes:
             if isinstance(change, PutContent):
                 for chunk in change.refs:

@@ -32,11 +32,12 @@ class Replica:
             "XDG_RUNTIME_DIR": str(self.base / "run"),
             "XDG_DATA_HOME": str(self.base / "data"),
         }
+        self.program: tuple[str, ...] = PIPERFS
         (self.base / "run").mkdir(mode=0o700)
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*PIPERFS, *arguments], env=self.environment, input=stdin, text=True,
+            [*self.program, *arguments], env=self.environment, input=stdin, text=True,
             capture_output=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
 
@@ -105,7 +106,7 @@ class Replica:
         if self.is_mounted():
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                 self.umount()
-        for path in (self.base / "run" / "piperfs").glob("*.json"):
+        for path in (self.base / "run").glob("piperfs*/*.json"):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(json.loads(path.read_bytes())["pid"], signal.SIGKILL)
         if self.is_mounted():

@@ -1,0 +1,49 @@
+"""Commands about this computer's key: protect, unlock, lock.
+
+A passphrase comes from the terminal or from standard input, never from an argument.
+"""
+
+import sys
+
+import click
+
+from piperfs.cli import output
+from piperfs.cli.reach import ask_offline
+from piperfs.control.places import resolve_volume
+
+PASSPHRASE_CHARS_MAX = 1024
+
+
+def _passphrase(*, again: bool) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(PASSPHRASE_CHARS_MAX).rstrip("\n")
+    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=again, err=True))
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--plain", is_flag=True, help="Take the passphrase off again.")
+def protect(volume: str, plain: bool) -> None:
+    """Protect this computer's key with a passphrase, which is read from standard input."""
+    arguments = {"plain": True} if plain else {"passphrase": _passphrase(again=True)}
+    ask_offline(resolve_volume(volume), "protect", {**arguments})
+    if plain:
+        output.note("This computer's key is protected by file permissions alone.")
+    else:
+        output.line("The key is protected. `piperfs unlock` lets the volume be mounted.")
+
+
+@click.command()
+@click.argument("volume")
+def unlock(volume: str) -> None:
+    """Keep the unlocked key in the kernel until `lock`, or until the computer is switched off."""
+    ask_offline(resolve_volume(volume), "unlock", {"passphrase": _passphrase(again=False)})
+    output.line("Unlocked")
+
+
+@click.command()
+@click.argument("volume")
+def lock(volume: str) -> None:
+    """Make the kernel forget the unlocked key; a daemon that runs keeps running."""
+    done = ask_offline(resolve_volume(volume), "lock", {})
+    output.line("Locked" if done["locked"] else "It was locked already")
