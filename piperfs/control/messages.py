@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import ExitCode, PiperError, UserError
 
-REQUEST_BYTES_MAX: Final = 64 * 1024
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024  # a list of conflicts may be long; it is our own daemon
 
 Scalar = str | int | float | bool | None
@@ -52,7 +52,7 @@ def decode_request(line: bytes) -> Request:
     """
     try:
         return _requests.decode(line)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise UserError(f"this is no request of PiperFS: {error}", ExitCode.USAGE) from error
 
 
@@ -64,7 +64,7 @@ def decode_reply(line: bytes) -> Reply:
     """
     try:
         return _replies.decode(line)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise UserError(f"the daemon answered with something else: {error}") from error
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 import trio
 
 from piperfs.control.messages import (
-    REQUEST_BYTES_MAX,
     Reply,
     Request,
     decode_request,
@@ -25,9 +24,9 @@ from piperfs.control.messages import (
 )
 from piperfs.control.places import short_path
 from piperfs.core.errors import ExitCode, PiperError, UserError
+from piperfs.core.limits import CONTROL_CLIENTS_MAX, CONTROL_REQUEST_BYTES_MAX
 from piperfs.obs.log import get_logger
 
-CLIENTS_MAX: Final = 16
 _CREDENTIALS: Final = struct.Struct("3i")
 
 log = get_logger("control")
@@ -59,7 +58,7 @@ async def serve(
             while True:
                 connection, _address = await listener.accept()
                 stream = trio.SocketStream(connection)
-                if len(nursery.child_tasks) >= CLIENTS_MAX:
+                if len(nursery.child_tasks) >= CONTROL_CLIENTS_MAX:
                     nursery.start_soon(_turn_away, stream)
                 else:
                     nursery.start_soon(_answer_checked, stream, verbs)
@@ -78,7 +77,7 @@ def _bind(path: Path) -> trio.socket.SocketType:
             listener.bind(name)
     finally:
         os.umask(before)
-    listener.listen(CLIENTS_MAX)
+    listener.listen(CONTROL_CLIENTS_MAX)
     return trio.socket.from_stdlib_socket(listener)
 
 
@@ -117,9 +116,9 @@ async def answer(stream: trio.SocketStream, verbs: Verbs) -> None:
 async def _read_line(stream: trio.SocketStream) -> bytes:
     received = bytearray()
     while b"\n" not in received:
-        part = await stream.receive_some(REQUEST_BYTES_MAX)
+        part = await stream.receive_some(CONTROL_REQUEST_BYTES_MAX)
         received += part
-        if not part or len(received) > REQUEST_BYTES_MAX:
+        if not part or len(received) > CONTROL_REQUEST_BYTES_MAX:
             raise UserError("a request is one line of at most 64 KiB", ExitCode.USAGE)
     return bytes(received.partition(b"\n")[0])
 

@@ -29,7 +29,9 @@ PREVIOUS_PARENTS_MAX: Final = 2
 CHUNK_BYTES_MIN: Final = 32 * KIB
 CHUNK_BYTES_AVERAGE: Final = 128 * KIB
 CHUNK_BYTES_MAX: Final = 512 * KIB
-SEALED_OVERHEAD_BYTES_MAX: Final = 128
+SEALED_CHUNK_BYTES_MAX: Final = 640 * KIB  # padding and encryption included
+ZSTD_WINDOW_BYTES_MAX: Final = 8 * MIB
+MANIFEST_HEIGHT_MAX: Final = 8
 INLINE_EXTENTS_MAX: Final = 64  # longer manifests become trees of nodes
 NODE_EXTENTS_MAX: Final = 512
 
@@ -40,7 +42,27 @@ MEMBERSHIP_PENDING_BYTES_MAX: Final = 4 * MIB
 MEMBERSHIP_RECORDS_MAX: Final = 25_000  # whose ids fit one message
 TICKET_CHARS_MAX: Final = 4096
 TICKET_ADDRESSES_MAX: Final = 16
+LABEL_CHARS_MAX: Final = 100
+PARENTS_MAX: Final = 64
 
 # The wire.
 FRAME_BYTES_MAX: Final = 1 * MIB + 64
+FRAME_BYTES_PER_S_MIN: Final = 4 * KIB  # of a frame that takes longer than FRAME_GRACE_S
+FRAME_GRACE_S: Final = 30
+MESSAGE_ITEMS_MAX: Final = 4096  # of a list of chunks, operations or ranges
+MESSAGE_MEMBER_IDS_MAX: Final = 25_000  # of 34 bytes each: as many as a frame holds
+MESSAGE_PEERS_MAX: Final = 64
+ADDRESSES_MAX: Final = 16
+ADDRESS_CHARS_MAX: Final = 300
+QUEUED_BYTES_MAX: Final = 64 * MIB  # a peer that asks for more than it reads is let go
+SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
+
+# Whoever has not proved who he is.
 PREAUTH_FRAME_BYTES_MAX: Final = 4 * KIB
+PREAUTH_TIMEOUT_S: Final = 5  # for TLS, and again for the greeting
+PREAUTH_CONNECTIONS_MAX: Final = 64
+PREAUTH_PER_HOST_MAX: Final = 8  # an IPv6 network of 64 bits counts as one host
+
+# Commands of this computer's users.
+CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
+CONTROL_CLIENTS_MAX: Final = 16

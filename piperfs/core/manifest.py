@@ -16,13 +16,18 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 from blake3 import blake3
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.ids import CHUNK_ID_SIZE, ChunkId
-from piperfs.core.limits import FILE_BYTES_MAX, INLINE_EXTENTS_MAX, NODE_EXTENTS_MAX
+from piperfs.core.limits import (
+    FILE_BYTES_MAX,
+    INLINE_EXTENTS_MAX,
+    MANIFEST_HEIGHT_MAX,
+    NODE_EXTENTS_MAX,
+)
 from piperfs.core.record import ContentBody
 
 MAGIC: Final = b"PN"
-HEIGHT_MAX: Final = 8
 _HEAD_BYTES: Final = 7
 _SPLIT_MASK: Final = 0x7F  # a node ends after an id whose last seven bits are 0: 128 on average
 _NODE_EXTENTS_MIN: Final = 32
@@ -141,7 +146,7 @@ def _take_apart(raw: bytes) -> tuple[int, tuple[ChunkId, ...], int]:
     count = int.from_bytes(raw[3:_HEAD_BYTES], "big")
     end = _HEAD_BYTES + CHUNK_ID_SIZE * count
     height = raw[2] if len(raw) > 2 else 0
-    if raw[:2] != MAGIC or not 1 <= height <= HEIGHT_MAX:
+    if raw[:2] != MAGIC or not 1 <= height <= MANIFEST_HEIGHT_MAX:
         raise PeerError("a manifest node has an unknown form")
     if count > NODE_EXTENTS_MAX or end > len(raw):
         raise PeerError("a manifest node holds more children than are allowed")
@@ -154,7 +159,7 @@ def open_node(raw: bytes, expected: Extent, height: int, sealing: NodeSealing) -
     level, refs, end = _take_apart(raw)
     try:
         lengths = _unpack(sealing.open_node(raw[:end], raw[end:]))
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise PeerError("a manifest node's lengths do not decode") from error
     positive = sum(1 for length in lengths if length > 0)
     if level != height or 0 in lengths or positive != len(refs):

@@ -10,16 +10,15 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from blake3 import blake3
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import KEY_BYTES, Identity, PublicKeys, verify, wrap
 from piperfs.core.ids import EpochId, ReplicaId, VolumeId
-from piperfs.core.limits import MEMBERSHIP_RECORD_BYTES_MAX
+from piperfs.core.limits import LABEL_CHARS_MAX, MEMBERSHIP_RECORD_BYTES_MAX, PARENTS_MAX
 
 CONTEXT: Final = b"piperfs membership v1\0"
 JOIN_CONTEXT: Final = b"piperfs join v1\0"
 WRAP_INFO: Final = b"piperfs epoch key v1"
-LABEL_CHARS_MAX: Final = 100
-PARENTS_MAX: Final = 64
 EPOCH_BYTES: Final = 16
 
 Role: TypeAlias = Literal["admin", "writer", "reader", "store"]
@@ -140,7 +139,7 @@ def _open(raw: bytes) -> SignedRecord:
         raise PeerError("a membership record is too long")
     try:
         return _unpack_signed(raw)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise PeerError(f"a membership record does not decode: {error}") from error
 
 
@@ -149,7 +148,7 @@ def decode_record(raw: bytes) -> tuple[RecordId, Record]:
     signed = _open(raw)
     try:
         record = _unpack_record(signed.raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise PeerError(f"a membership record does not decode: {error}") from error
     _check(record)
     return blake3(signed.raw).digest(), record

@@ -18,6 +18,7 @@ import msgspec
 from blake3 import blake3
 
 from piperfs.core import limits
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.ids import (
     CHUNK_ID_SIZE,
@@ -155,7 +156,7 @@ def decode_envelope(raw: bytes) -> Envelope:
         raise PeerError(f"operation of {len(raw)} bytes is over {limits.OPERATION_BYTES_MAX}")
     try:
         return _decode_envelope(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise PeerError(f"operation envelope does not decode: {error}") from error
 
 
@@ -191,7 +192,7 @@ def refs_of(envelope: Envelope) -> tuple[ChunkId, ...]:
 def _open_header(envelope: Envelope) -> Header:
     try:
         header = _decode_header(envelope.header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise PeerError(f"operation header does not decode: {error}") from error
     _check_header(header)
     return header
@@ -205,7 +206,7 @@ def _open_bodies(header: Header, plain: bytes) -> list[Body | None]:
         bodies: list[Body | None] = [
             _decode_body[row.kind](raw) for row, raw in zip(header.writes, raws, strict=True)
         ]
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise PeerError(f"operation bodies do not decode: {error}") from error
     for row, body in zip(header.writes, bodies, strict=True):
         assert body is not None
@@ -267,7 +268,7 @@ def _check_content(row: HeaderWrite, body: Body) -> None:
     _require(row.key[0] in TYPES and row.key[0] != DIRECTORY, "directories have no content")
     _require(0 <= body.size <= limits.FILE_BYTES_MAX, "a size lies in 0..2^63-1")
     _require(len(body.target) <= limits.SYMLINK_BYTES_MAX, "a symlink has at most 4095 bytes")
-    _require(0 <= body.height <= 8, "a manifest tree is at most 8 high")
+    _require(0 <= body.height <= limits.MANIFEST_HEIGHT_MAX, "a manifest tree is at most 8 high")
     _require(0 not in body.lengths, "an extent is not empty")
     chunks = sum(1 for length in body.lengths if length > 0)
     _require(chunks == len(row.refs), "a manifest has one chunk id for each extent with data")

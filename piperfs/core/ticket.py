@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from blake3 import blake3
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.identity import SigningKey
 from piperfs.core.ids import VolumeId
@@ -70,7 +71,7 @@ def parse_ticket(text: str, now_ns: int) -> Ticket:
         raise _mangled()
     try:
         ticket = _unpack(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise _mangled() from error
     return _checked(ticket, now_ns)
 

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.identity import KEY_BYTES, DeviceSecrets
 from piperfs.daemon import kernel_keyring
@@ -146,7 +147,7 @@ def read_keys(directory: Path) -> tuple[Secrets, Protection]:
     plain, protection = _unlock(path, stored)
     try:
         return msgspec.msgpack.decode(plain, type=Secrets), protection
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise _damaged(path) from error
 
 
@@ -156,7 +157,7 @@ def _read(path: Path) -> KeyFile:
         _check_mode(place, allowed)
     try:
         stored = msgspec.msgpack.decode(path.read_bytes(), type=KeyFile)
-    except (msgspec.MsgspecError, OSError) as error:
+    except (*MALFORMED, OSError) as error:
         raise _damaged(path) from error
     if stored.format != 1:
         raise UserError(f"{path} is of a newer PiperFS; update this one", ExitCode.REFUSED)

@@ -10,16 +10,16 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
+from piperfs.core import limits
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId, VolumeId
-from piperfs.core.limits import FRAME_BYTES_MAX, SEQ_MAX
+from piperfs.core.limits import ADDRESS_CHARS_MAX, ADDRESSES_MAX, FRAME_BYTES_MAX, SEQ_MAX
 
 VERSION: Final = 1
-ITEMS_MAX: Final = 4096  # of a list of chunks, operations or ranges
-MEMBER_IDS_MAX: Final = 25_000  # of 34 bytes each: as many as a frame holds
-ADDRESSES_MAX: Final = 16
-ADDRESS_CHARS_MAX: Final = 300
-PEERS_MAX: Final = 64
+ITEMS_MAX: Final = limits.MESSAGE_ITEMS_MAX
+MEMBER_IDS_MAX: Final = limits.MESSAGE_MEMBER_IDS_MAX
+PEERS_MAX: Final = limits.MESSAGE_PEERS_MAX
 
 T = TypeVar("T")
 
@@ -242,5 +242,5 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
     try:
         message: Message = _decode(body)
         return message
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise PeerError(f"a message does not decode: {error}") from error

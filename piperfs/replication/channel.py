@@ -10,14 +10,18 @@ from typing import Final, TypeAlias
 import trio
 
 from piperfs.core.errors import DisconnectedError, PeerError
-from piperfs.core.limits import MIB
+from piperfs.core.limits import (
+    FRAME_BYTES_PER_S_MIN,
+    FRAME_GRACE_S,
+    MIB,
+    QUEUED_BYTES_MAX,
+)
 from piperfs.protocol.framing import FrameReader
 from piperfs.protocol.messages import Message, decode, encode, reason_of
 from piperfs.replication.network import Link
 
 READ_BYTES: Final = 256 * 1024
 OUTBOX_BYTES_MAX: Final = 4 * MIB
-QUEUED_BYTES_MAX: Final = 64 * MIB  # a peer that asks for more than it reads is let go
 SEND_BYTES: Final = 128 * 1024  # at once, so that a slow line shows progress
 SEND_TIMEOUT_S: Final = 25  # for that much
 SILENCE_MAX_S: Final = 20
@@ -118,11 +122,15 @@ class Channel:
     async def receive(self) -> list[Message]:
         """At least one message. Raises PeerError when the connection ends or falls silent."""
         try:
+            begun, size = trio.current_time(), 0
             with trio.fail_after(SILENCE_MAX_S) as patience:
                 while True:
                     data = await self._stream.receive_some(READ_BYTES)
                     if not data:
                         raise DisconnectedError("it closed the connection")
+                    size += len(data)
+                    if is_too_slow(size, trio.current_time() - begun):
+                        raise PeerError("it drips its messages")
                     found = [self._take(body) for body in self._reader.feed(data)]
                     if found:
                         return found
@@ -131,3 +139,8 @@ class Channel:
             raise DisconnectedError("the connection broke") from error
         except trio.TooSlowError as error:
             raise DisconnectedError("it fell silent") from error
+
+
+def is_too_slow(size: int, elapsed_s: float) -> bool:
+    """Whether a frame comes slower than any line that is of use."""
+    return elapsed_s > FRAME_GRACE_S and size < FRAME_BYTES_PER_S_MIN * elapsed_s

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from piperfs.core.errors import ErrorKind, FsError, PeerError
 from piperfs.core.ids import ChunkId
-from piperfs.core.limits import MIB
+from piperfs.core.limits import MIB, SEALED_CHUNK_BYTES_MAX
 from piperfs.store.store import Store
 
 WINDOW_CHUNKS: Final = 32  # asked of one peer in the background; about 4 MiB
@@ -100,6 +100,8 @@ class Fetcher:
         """Take in what a peer sent. Raises PeerError for bytes that do not match their name."""
         peer = self._peers.get(source) or _Peer(source)
         for chunk, sealed in chunks:
+            if len(sealed) > SEALED_CHUNK_BYTES_MAX:
+                raise PeerError(f"it sends a chunk of {len(sealed)} bytes")
             if blake3(sealed).digest() != chunk:
                 raise PeerError("it sends a chunk that does not match its name")
             peer.heard = trio.current_time()

@@ -12,7 +12,7 @@ from piperfs.core.epochs import JoinRequest, admit, epoch_keys, request_join
 from piperfs.core.errors import DisconnectedError, ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, PublicKeys
 from piperfs.core.ids import ReplicaId, VolumeId
-from piperfs.core.limits import FRAME_BYTES_MAX
+from piperfs.core.limits import FRAME_BYTES_MAX, LABEL_CHARS_MAX, PREAUTH_TIMEOUT_S
 from piperfs.core.membership import MembershipGraph, graph_of
 from piperfs.core.ticket import Ticket, check_words
 from piperfs.obs.log import get_logger
@@ -39,7 +39,6 @@ from piperfs.protocol.messages import (
 from piperfs.replication.channel import Channel
 from piperfs.replication.ports import Local
 
-TIMEOUT_S: Final = 5
 REASON_CHARS_MAX: Final = 200
 RECORD_BYTES_AT_ONCE: Final = FRAME_BYTES_MAX // 2
 
@@ -104,7 +103,7 @@ async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
     """
     inbox = Inbox(channel)
     try:
-        with trio.fail_after(TIMEOUT_S):
+        with trio.fail_after(PREAUTH_TIMEOUT_S):
             if side is Side.CLIENT:
                 return await _greet_server(channel, inbox, local)
             return await _greet_client(channel, inbox, local)
@@ -173,7 +172,7 @@ async def _let_in(
     if keys.replica != transcript.client.replica:
         raise HandshakeError(Fault.PROOF, "it joins with other keys than it greets with")
     check_proof(transcript, Side.CLIENT, keys.signing, proof)
-    request = JoinRequest(asked.invite, keys, asked.label[:100], asked.proof)
+    request = JoinRequest(asked.invite, keys, asked.label[:LABEL_CHARS_MAX], asked.proof)
     _admit(local, request)
     words = check_words(transcript.digest)
     local.note_check_words(request.replica, words)

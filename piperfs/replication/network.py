@@ -4,6 +4,7 @@ The replicator sees streams and channel bindings only, so a simulated network ca
 this one.
 """
 
+import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,11 +15,10 @@ import ifaddr
 import trio
 
 from piperfs.core.errors import ExitCode, PeerError, UserError
+from piperfs.core.limits import PREAUTH_CONNECTIONS_MAX, PREAUTH_PER_HOST_MAX
 from piperfs.replication.tls import Certificate
 
 CONNECT_TIMEOUT_S: Final = 5
-UNKNOWN_MAX: Final = 64  # connections that have not proved who they are
-UNKNOWN_PER_HOST_MAX: Final = 8
 UNSENT_BYTES_MAX: Final = 128 * 1024  # in the kernel; more would stand before a reader's chunk
 
 
@@ -51,6 +51,19 @@ class Network(Protocol):
 
     def reachable(self) -> list[str]:
         """Addresses at which others may reach this computer."""
+
+
+def origin_of(host: str) -> str:
+    """What counts as one stranger: an address, or the network of 64 bits that one may roam."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return host
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -106,12 +119,13 @@ class TlsNetwork:
         except OSError:
             await stream.aclose()
             return
-        crowded = sum(self._unknown.values()) >= UNKNOWN_MAX
-        if crowded or self._unknown[host] >= UNKNOWN_PER_HOST_MAX:
+        place = origin_of(host)
+        crowded = sum(self._unknown.values()) >= PREAUTH_CONNECTIONS_MAX
+        if crowded or self._unknown[place] >= PREAUTH_PER_HOST_MAX:
             self.turned_away += 1
             await trio.aclose_forcefully(stream)
             return
-        known = self._count_unknown(host)
+        known = self._count_unknown(place)
         _bound_unsent(stream)
         try:
             secured = await self._certificate.secure_server(stream)

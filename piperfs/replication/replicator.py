@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from piperfs.core.errors import PeerError, PiperError
 from piperfs.core.ids import ChunkId, ReplicaId
+from piperfs.core.limits import SESSIONS_HELD_MAX
 from piperfs.obs.facts import PeerFacts
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
@@ -38,7 +39,6 @@ from piperfs.replication.session import Session
 PAUSE_MIN_S: Final = 0.2
 PAUSE_MAX_S: Final = 15
 SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
-SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 ADDRESSES_MAX: Final = 64
 TELL_EVERY_S: Final = 1
 MIX_EVERY_S: Final = 10  # how often one peer hears of members beyond our own connections

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from piperfs.core.errors import PeerError
+from piperfs.core.limits import PREAUTH_TIMEOUT_S
 
 PROTOCOL: Final = "piperfs/1"
-HANDSHAKE_TIMEOUT_S: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Certificate:
 
 async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> None:
     try:
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+        with trio.fail_after(PREAUTH_TIMEOUT_S):
             await stream.do_handshake()
     except (trio.BrokenResourceError, ssl.SSLError) as error:
         raise PeerError("the other end does not speak TLS 1.3") from error

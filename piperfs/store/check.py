@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from blake3 import blake3
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PiperError
 from piperfs.core.ids import OperationId
 from piperfs.core.merge import is_covered
@@ -73,7 +74,7 @@ def _check_values(store: Store) -> Iterator[Finding]:
 def _opens(read: Callable[[], object]) -> bool:
     try:
         read()
-    except (PiperError, msgspec.DecodeError):
+    except (PiperError, *MALFORMED):
         return False
     return True
 
@@ -142,7 +143,7 @@ def _check_view(store: Store) -> Iterator[Finding]:
     """Only of records that open: damage is reported by what found it first."""
     try:
         differing = list(mismatches(store))
-    except (PiperError, msgspec.DecodeError):
+    except (PiperError, *MALFORMED):
         return
     except (
         LookupError,

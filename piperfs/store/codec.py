@@ -11,7 +11,7 @@ from typing import Final
 import zstandard
 
 from piperfs.core.errors import PeerError
-from piperfs.core.limits import CHUNK_BYTES_MAX
+from piperfs.core.limits import CHUNK_BYTES_MAX, ZSTD_WINDOW_BYTES_MAX
 
 RAW: Final = 0
 ZSTD: Final = 1
@@ -57,7 +57,9 @@ def decode(payload: bytes, length_max: int = CHUNK_BYTES_MAX) -> bytes:
         header = zstandard.get_frame_parameters(data)
         if header.content_size != length or header.dict_id:
             raise PeerError("a compressed chunk contradicts its own length")
-        plain: bytes = _decompressor().decompress(data, read_across_frames=False)
+        if header.window_size > ZSTD_WINDOW_BYTES_MAX:
+            raise PeerError("a compressed chunk needs too large a window")
+        plain: bytes = _decompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise PeerError(f"a chunk does not decompress: {error}") from error
     if len(plain) != length:

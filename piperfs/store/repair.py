@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 from blake3 import blake3
 
+from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PiperError
 from piperfs.core.ids import TYPES, InodeId
 from piperfs.core.operation import Operation, Unseal, decode
@@ -78,7 +79,7 @@ def _operations(source: Store, unseal: Unseal | None, salvage: Salvage) -> Itera
             envelope = source.tables.envelope.get(key)
             yield decode(msgspec.msgpack.encode(envelope), unseal)
             salvage.operations += 1
-        except (PiperError, msgspec.DecodeError):
+        except (PiperError, *MALFORMED):
             salvage.lost_operations += 1
 
 
@@ -105,6 +106,6 @@ def _copy_special(source: Store, target: Store) -> None:
 def _opens(table: Table[V], key: bytes) -> bool:
     try:
         table.get(key)
-    except (PiperError, msgspec.DecodeError):
+    except (PiperError, *MALFORMED):
         return False
     return True

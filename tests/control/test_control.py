@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from piperfs.control import client, places, server
-from piperfs.control.messages import REQUEST_BYTES_MAX, Reply, Request
+from piperfs.control.messages import Reply, Request
 from piperfs.core.errors import ExitCode, UserError
+from piperfs.core.limits import CONTROL_CLIENTS_MAX, CONTROL_REQUEST_BYTES_MAX
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ async def test_garbage_gets_an_answer_in_words(state: Path, daemon: None, line: 
 
 async def test_a_request_of_64_kib_is_the_longest(state: Path, daemon: None):
     frame = b'{"do":"echo","arguments":{"a":"%s"}}\n'
-    fits = frame % (b"x" * (REQUEST_BYTES_MAX - len(frame) + 2))
-    assert len(fits) == REQUEST_BYTES_MAX
+    fits = frame % (b"x" * (CONTROL_REQUEST_BYTES_MAX - len(frame) + 2))
+    assert len(fits) == CONTROL_REQUEST_BYTES_MAX
     assert b'"ok"' in await exchange(state, fits)
     assert b"at most 64 KiB" in await exchange(state, fits.replace(b"x", b"xx", 1))
 
@@ -129,7 +130,7 @@ async def test_a_client_that_leaves_cancels_its_verb(state: Path, nursery: trio.
 
 async def test_more_than_sixteen_clients_are_turned_away(state: Path, daemon: None):
     def crowd() -> tuple[bytes, Any]:
-        idle = [places.connect(state) for _ in range(server.CLIENTS_MAX)]
+        idle = [places.connect(state) for _ in range(CONTROL_CLIENTS_MAX)]
         late = places.connect(state)
         assert late is not None
         answer = late.makefile("rb").readline()

@@ -6,9 +6,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from piperfs.core.errors import PeerError
 from piperfs.core.ids import ChunkId
-from piperfs.core.limits import FRAME_BYTES_MAX
+from piperfs.core.limits import FRAME_BYTES_MAX, QUEUED_BYTES_MAX
 from piperfs.protocol import messages as m
-from piperfs.replication import channel as channels
 from piperfs.replication.channel import Channel
 from piperfs.replication.network import Link, TlsNetwork, split_address
 
@@ -25,9 +24,9 @@ def lines() -> tuple[Channel, Channel]:
 
 async def test_sending_more_than_is_read_fails_in_the_writer_alone() -> None:
     left, _right = lines()
-    for _ in range(2 * channels.QUEUED_BYTES_MAX // FRAME_BYTES_MAX + 9):
+    for _ in range(2 * QUEUED_BYTES_MAX // FRAME_BYTES_MAX + 9):
         left.send(LARGE)  # whoever calls this may be anybody
-    assert left._queued <= channels.QUEUED_BYTES_MAX
+    assert left._queued <= QUEUED_BYTES_MAX
     with pytest.raises(PeerError, match="more than it reads"):
         await left.run_writer()
 

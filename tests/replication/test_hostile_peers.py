@@ -13,12 +13,17 @@ import trio
 from piperfs.core.errors import ErrorKind, PeerError, StoreError
 from piperfs.core.identity import generate
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
-from piperfs.core.limits import PREAUTH_FRAME_BYTES_MAX, SEQ_MAX
+from piperfs.core.limits import (
+    PREAUTH_FRAME_BYTES_MAX,
+    PREAUTH_PER_HOST_MAX,
+    PREAUTH_TIMEOUT_S,
+    SEQ_MAX,
+)
 from piperfs.core.operation import decode_envelope
 from piperfs.daemon.node import Node
 from piperfs.protocol import messages as m
 from piperfs.protocol.handshake import Side
-from piperfs.replication import greeting, network
+from piperfs.replication import greeting
 from piperfs.replication.channel import Channel
 from piperfs.replication.network import TlsNetwork, closing
 from piperfs.replication.replicator import ADDRESSES_MAX
@@ -103,7 +108,7 @@ async def test_a_slow_greeting_is_cut_off(tmp_path: Path) -> None:
             nursery.start_soon(drip)
             await ends(channel)
             nursery.cancel_scope.cancel()
-        assert trio.current_time() - begun < greeting.TIMEOUT_S + 1
+        assert trio.current_time() - begun < PREAUTH_TIMEOUT_S + 1
     anna.close()
 
 
@@ -111,8 +116,7 @@ async def test_one_host_cannot_take_all_places(tmp_path: Path) -> None:
     async with running(peers.founder(tmp_path)) as anna, trio.open_nursery() as nursery:
         port = int(peers.address_of(anna).rpartition(":")[2])
         held = [
-            await trio.open_tcp_stream(peers.LOOPBACK, port)
-            for _ in range(network.UNKNOWN_PER_HOST_MAX)
+            await trio.open_tcp_stream(peers.LOOPBACK, port) for _ in range(PREAUTH_PER_HOST_MAX)
         ]
         await until(lambda: len(anna.replicator._network._unknown) == 1)
         late = await trio.open_tcp_stream(peers.LOOPBACK, port)
