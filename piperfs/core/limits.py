@@ -61,6 +61,9 @@ SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 PREAUTH_FRAME_BYTES_MAX: Final = 4 * KIB
 PREAUTH_TIMEOUT_S: Final = 5  # for TLS, and again for the greeting
 PREAUTH_CONNECTIONS_MAX: Final = 64
+PREAUTH_PER_S_MAX: Final = 8  # of one host, after PREAUTH_BURST_MAX at once: a 20th of a core
+PREAUTH_BURST_MAX: Final = 64
+PREAUTH_ORIGINS_MAX: Final = 4096  # hosts whose budgets are remembered
 PREAUTH_PER_HOST_MAX: Final = 8  # an IPv6 network of 64 bits counts as one host
 
 # Commands of this computer's users.

@@ -178,7 +178,7 @@ def _parse(path: Path, raw: bytes) -> VolumeFile:
         if version != FORMAT or len(volume) != 32:
             raise ValueError("unknown format")
         return VolumeFile(VolumeId(volume), str(fields["label"]), fields.get("blind") is True)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path / VOLUME_FILE} is not a volume file of PiperFS; nothing was changed",
             ExitCode.REFUSED,

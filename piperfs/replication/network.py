@@ -4,8 +4,6 @@ The replicator sees streams and channel bindings only, so a simulated network ca
 this one.
 """
 
-import ipaddress
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import ifaddr
 import trio
 
 from piperfs.core.errors import ExitCode, PeerError, UserError
-from piperfs.core.limits import PREAUTH_CONNECTIONS_MAX, PREAUTH_PER_HOST_MAX
+from piperfs.replication.doorman import Doorman
 from piperfs.replication.tls import Certificate
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -53,19 +51,6 @@ class Network(Protocol):
         """Addresses at which others may reach this computer."""
 
 
-def origin_of(host: str) -> str:
-    """What counts as one stranger: an address, or the network of 64 bits that one may roam."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return host
-
-
 def split_address(address: str) -> tuple[str, int]:
     """HOST:PORT as a pair; whatever a peer says. Raises ValueError."""
     host, _, text = address.rpartition(":")
@@ -86,9 +71,13 @@ class TlsNetwork:
         self._host = host
         self._port = port
         self._certificate = Certificate()
-        self._unknown: Counter[str] = Counter()
-        self.turned_away = 0
+        self.doorman = Doorman(trio.current_time)
         self._listening: list[str] = []
+
+    @property
+    def turned_away(self) -> int:
+        """Strangers for whom there was no place, or who did not speak TLS."""
+        return self.doorman.turned_away
 
     async def listen(
         self, accept: Accept, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
@@ -119,35 +108,25 @@ class TlsNetwork:
         except OSError:
             await stream.aclose()
             return
-        place = origin_of(host)
-        crowded = sum(self._unknown.values()) >= PREAUTH_CONNECTIONS_MAX
-        if crowded or self._unknown[place] >= PREAUTH_PER_HOST_MAX:
-            self.turned_away += 1
+        leave = self.doorman.admit(host)
+        if leave is None:
             await trio.aclose_forcefully(stream)
             return
-        known = self._count_unknown(place)
+
+        def known() -> None:
+            leave()
+            self.doorman.refund(host)
+
         _bound_unsent(stream)
         try:
             secured = await self._certificate.secure_server(stream)
             address = join_address(host, port)
             await accept(Link(secured.stream, secured.binding, address, known))
         except (PeerError, trio.TooSlowError):
-            self.turned_away += 1
+            self.doorman.turned_away += 1
             await trio.aclose_forcefully(stream)
         finally:
-            known()
-
-    def _count_unknown(self, host: str) -> Callable[[], None]:
-        """Count a connection as unknown until the function that this returns is called."""
-        pending = [host]
-        self._unknown[host] += 1
-
-        def known() -> None:
-            while pending:
-                self._unknown.subtract((pending.pop(),))
-                self._unknown += Counter()  # forgets hosts that have none
-
-        return known
+            leave()
 
     async def dial(self, address: str) -> Link:
         try:

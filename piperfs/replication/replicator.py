@@ -464,6 +464,8 @@ class Replicator:
         sessions = list(self._sessions.values())
         yield Sample("peers_connected", "Connected members.", len(sessions))
         yield from self.refusals.samples()
+        away = getattr(self._network, "turned_away", 0)
+        yield Sample("strangers_turned_away", "Refused at the door.", away, counts_up=True)
         for direction, closed in self._bytes_closed.items():
             open_ = (getattr(session.channel, direction) for session in sessions)
             for reason, count in sum(open_, closed).items():

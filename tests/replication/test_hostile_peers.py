@@ -118,12 +118,12 @@ async def test_one_host_cannot_take_all_places(tmp_path: Path) -> None:
         held = [
             await trio.open_tcp_stream(peers.LOOPBACK, port) for _ in range(PREAUTH_PER_HOST_MAX)
         ]
-        await until(lambda: len(anna.replicator._network._unknown) == 1)
+        await until(lambda: len(anna.replicator._network.doorman.strangers) == 1)
         late = await trio.open_tcp_stream(peers.LOOPBACK, port)
-        await until(lambda: anna.replicator._network.turned_away == 1)
+        await until(lambda: anna.replicator._network.doorman.turned_away == 1)
         for stream in (*held, late):
             await trio.aclose_forcefully(stream)
-        await until(lambda: not anna.replicator._network._unknown)
+        await until(lambda: not anna.replicator._network.doorman.strangers)
         nursery.cancel_scope.cancel()
     anna.close()
 

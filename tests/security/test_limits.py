@@ -43,6 +43,7 @@ from piperfs.protocol import messages as m
 from piperfs.protocol.framing import FrameReader
 from piperfs.replication import network, replicator
 from piperfs.replication.channel import is_too_slow
+from piperfs.replication.doorman import Doorman, origin_of
 from piperfs.replication.fetching import Fetcher
 from piperfs.store import codec
 from tests.support.computers import ROOT_USER, Computer
@@ -251,6 +252,9 @@ ELSEWHERE = {
     "SESSIONS_HELD_MAX": "test_sessions",
     "PREAUTH_TIMEOUT_S": "tests/replication/test_hostile_peers.py",
     "PREAUTH_CONNECTIONS_MAX": "test_strangers_from_everywhere",
+    "PREAUTH_PER_S_MAX": "test_who_knocks_too_often",
+    "PREAUTH_BURST_MAX": "test_who_knocks_too_often",
+    "PREAUTH_ORIGINS_MAX": "test_who_knocks_too_often",
     "PREAUTH_PER_HOST_MAX": "test_strangers_from_everywhere",
     "CONTROL_CLIENTS_MAX": "tests/control/test_control.py",
     "CHUNK_BYTES_MIN": "no limit but a size to aim at",
@@ -388,22 +392,46 @@ async def test_strangers_from_everywhere(monkeypatch: pytest.MonkeyPatch) -> Non
             for _ in range(limits.PREAUTH_PER_HOST_MAX)
         ]
         everybody = limits.PREAUTH_CONNECTIONS_MAX
-        await until(lambda: sum(listener._unknown.values()) == everybody)
-        assert not listener.turned_away
+        await until(lambda: sum(listener.doorman.strangers.values()) == everybody)
+        assert not listener.doorman.turned_away
         late = await trio.open_tcp_stream("127.0.0.1", port, local_address="127.0.0.200")
         with trio.fail_after(5):
             assert await late.receive_some() == b""
-        assert listener.turned_away == 1
+        assert listener.doorman.turned_away == 1
         await trio.aclose_forcefully(held.pop())
-        await until(lambda: sum(listener._unknown.values()) < everybody)
+        await until(lambda: sum(listener.doorman.strangers.values()) < everybody)
         nursery.cancel_scope.cancel()
     for stream in (*held, late):
         await trio.aclose_forcefully(stream)
 
 
+def knock(doorman: Doorman, host: str) -> bool:
+    leave = doorman.admit(host)
+    if leave is not None:
+        leave()
+    return leave is not None
+
+
+def test_who_knocks_too_often() -> None:
+    clock = [0.0]
+    doorman = Doorman(lambda: clock[0])
+    burst = limits.PREAUTH_BURST_MAX
+    assert [knock(doorman, "192.0.2.1") for _ in range(burst + 1)] == [True] * burst + [False]
+    assert knock(doorman, "192.0.2.2")
+    clock[0] += 1
+    rate = limits.PREAUTH_PER_S_MAX
+    assert [knock(doorman, "192.0.2.1") for _ in range(rate + 1)] == [True] * rate + [False]
+    doorman.refund("192.0.2.1")
+    assert knock(doorman, "192.0.2.1")
+    for number in range(limits.PREAUTH_ORIGINS_MAX + 10):
+        assert knock(doorman, f"10.0.{number >> 8}.{number & 255}")
+    assert len(doorman._budgets) == limits.PREAUTH_ORIGINS_MAX
+    assert not doorman.strangers
+
+
 def test_what_counts_as_one_stranger() -> None:
-    assert network.origin_of("192.0.2.1") == "192.0.2.1"
-    assert network.origin_of("2001:db8::1") == network.origin_of("2001:db8::ffff:2")
-    assert network.origin_of("2001:db8::1") != network.origin_of("2001:db8:0:1::1")
-    assert network.origin_of("::ffff:192.0.2.1") == "192.0.2.1"
-    assert network.origin_of("fe80::1%eth0") == network.origin_of("fe80::2%eth0")
+    assert origin_of("192.0.2.1") == "192.0.2.1"
+    assert origin_of("2001:db8::1") == origin_of("2001:db8::ffff:2")
+    assert origin_of("2001:db8::1") != origin_of("2001:db8:0:1::1")
+    assert origin_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert origin_of("fe80::1%eth0") == origin_of("fe80::2%eth0")

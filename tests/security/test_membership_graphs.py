@@ -5,9 +5,7 @@
 
 import random
 
-from piperfs.core.errors import PeerError
-from piperfs.core.membership_records import decode_record
-from tests.support.graphs import all_graphs, check, deeds, extend, make_world
+from tests.support.graphs import all_graphs, check, make_world, random_graph
 
 
 def test_every_graph_of_two_records_in_every_order_gives_one_state():
@@ -17,19 +15,6 @@ def test_every_graph_of_two_records_in_every_order_gives_one_state():
     ]
     assert counts[0] == 27
     assert counts[1] > 1000
-
-
-def random_graph(world, rng, size):
-    graph, raws = world.base.copy(), []
-    while len(raws) < size:
-        fresh = [decode_record(raw)[0] for raw in raws]
-        raw = rng.choice(list(extend(world, graph, fresh, rng.choice(deeds(world)))))
-        try:
-            if graph.add(raw):
-                raws.append(raw)
-        except PeerError:
-            continue
-    return graph, tuple(raws)
 
 
 def test_a_sample_of_larger_graphs():

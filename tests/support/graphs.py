@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,23 @@ def all_graphs(
             except PeerError:
                 continue
             yield from all_graphs(world, size, larger, (*raws, raw))
+
+
+def random_graph(
+    world: World, rng: random.Random, size: int
+) -> tuple[MembershipGraph, tuple[bytes, ...]]:
+    """A graph of as many records as asked for, all of which count."""
+    graph = world.base.copy()
+    raws: list[bytes] = []
+    while len(raws) < size:
+        fresh = [decode_record(raw)[0] for raw in raws]
+        raw = rng.choice(list(extend(world, graph, fresh, rng.choice(deeds(world)))))
+        try:
+            if graph.add(raw):
+                raws.append(raw)
+        except PeerError:
+            continue
+    return graph, tuple(raws)
 
 
 def check(world: World, graph: MembershipGraph, raws: Sequence[bytes]) -> int:
