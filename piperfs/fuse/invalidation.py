@@ -21,7 +21,10 @@ HELD_UP_S: Final = 0.05  # a notification takes microseconds unless the kernel w
 THREADS_MAX: Final = 16
 
 log = get_logger("fuse")
-Call: TypeAlias = Callable[[], None]
+Call: TypeAlias = partial[None]
+
+
+AGAIN_S: Final = (0.005, 0.05, 0.5, 3.0)  # after the kernel knew nothing of an inode
 
 
 class Kernel(Protocol):
@@ -67,6 +70,8 @@ class Invalidator:
         self._since = 0.0  # when its notification began
         self._threads = 0
         self._waiting = 0  # threads that have nothing to do
+        self._later: list[tuple[float, int, bool]] = []  # when, which inode, and whether its data
+        self._tries: dict[int, int] = {}
         self.sent = 0
         self._start()
 
@@ -100,18 +105,49 @@ class Invalidator:
             try:
                 call()
                 self.sent += 1
+                self._tries.pop(call.args[0], None)
+            except FileNotFoundError:
+                self._try_again(call)
             except OSError:
-                pass  # the kernel does not have it cached, or is unmounting
+                pass  # the kernel is unmounting
             with self._wake:
                 if self._working is threading.current_thread():
                     self._working = None
+
+    def _try_again(self, call: Call) -> None:
+        """The kernel has no such inode: it forgot it, or it has not yet taken our answer about it.
+
+        Whoever looked a name up makes the inode only when he runs again. What he makes it of is
+        out of date then, and would be believed for long.
+        """
+        if call.func == self._kernel.forget_name:
+            return  # a lookup holds the directory until it is done
+        ino, is_data = call.args[0], call.func == self._kernel.forget_data
+        with self._wake:
+            tried = self._tries.get(ino, 0)
+            if tried == len(AGAIN_S):
+                self._tries.pop(ino, None)
+                return
+            self._tries[ino] = tried + 1
+            self._later.append((time.monotonic() + AGAIN_S[tried], ino, is_data))
+
+    def _note_due(self) -> float:
+        """Take up what is due again; returns how long until the next is."""
+        now = time.monotonic()
+        for _, ino, is_data in (each for each in self._later if each[0] <= now):
+            (self._pending.data if is_data else self._pending.attributes).add(ino)
+        self._later = [each for each in self._later if each[0] > now]
+        return min((each[0] for each in self._later), default=now + HELD_UP_S) - now
 
     def _next(self) -> Call | None:
         """Wait for a turn and for something to do; None at the end."""
         with self._wake:
             self._waiting += 1
+            pause = self._note_due()
             while not self._stopped and not (self._pending and self._is_free()):
-                self._wake.wait(HELD_UP_S if self._pending else None)
+                idle = not self._pending and not self._later
+                self._wake.wait(None if idle else min(pause, HELD_UP_S))
+                pause = self._note_due()
             self._waiting -= 1
             if self._stopped:
                 return None

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from piperfs.core.ids import FILE, InodeId, make_inode_id
+from piperfs.fuse import invalidation
 from piperfs.fuse.invalidation import THREADS_MAX, Invalidator
 from piperfs.store.changes import ChangeSet
 
@@ -18,10 +19,15 @@ class Kernel:
     def __init__(self, *blocking: int) -> None:
         self.told: list[tuple[str, object]] = []
         self.blocking = set(blocking)
+        self.unknown: dict[int, int] = {}  # how often the kernel will not have heard of an inode
         self.release = threading.Event()
 
     def forget_attributes(self, ino: int) -> None:
         self.told.append(("attributes", ino))
+        if ino in self.unknown:
+            self.unknown[ino] -= 1
+            if self.unknown[ino] >= 0:
+                raise FileNotFoundError
 
     def forget_data(self, ino: int) -> None:
         if ino in self.blocking:
@@ -71,6 +77,33 @@ def test_everything_is_told_once(kernel, invalidator):
     assert sorted(kernel.told) == [
         ("attributes", 9), ("data", 7), ("data", 8), ("name", (8, b"name")),
     ]  # fmt: skip
+
+
+def test_an_inode_that_the_kernel_is_about_to_make_is_told_of_again(kernel, invalidator):
+    kernel.unknown[9] = 2
+    changes = ChangeSet()
+    changes.attributes.add(inode(9))
+    invalidator.report(changes)
+    wait_for(kernel, 3)
+    assert kernel.told == [("attributes", 9)] * 3
+    wait_until(lambda: not invalidator._tries and not invalidator._later)
+
+
+def test_an_inode_that_the_kernel_forgot_is_given_up(kernel, invalidator, monkeypatch):
+    monkeypatch.setattr(invalidation, "AGAIN_S", (0.001, 0.002))
+    kernel.unknown[9] = 99
+    changes = ChangeSet()
+    changes.attributes.add(inode(9))
+    invalidator.report(changes)
+    wait_for(kernel, 3)
+    wait_until(lambda: not invalidator._tries and not invalidator._later)
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_one_that_blocks_holds_up_no_others(kernel, invalidator):
