@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.support.graphs import (  # noqa: E402 - found only now
-    World,
     all_graphs,
     check,
     make_world,
     random_graph,
 )
+
+WORLD = make_world()  # before the processes part, so that all have the same
 
 
 def main() -> int:
@@ -33,14 +34,13 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=3, help="of the graphs that are all tried [3]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    world = make_world()
     context = multiprocessing.get_context("fork")
     with context.Pool(arguments.jobs) as pool:
         jobs = arguments.jobs
-        shares = [(world, job, jobs, arguments.size) for job in range(jobs)]
+        shares = [(job, jobs, arguments.size) for job in range(jobs)]
         counts = pool.starmap(everything, shares)
         print_counts(f"all up to {arguments.size} records", counts)
-        tasks = [(world, job, arguments.minutes) for job in range(arguments.jobs)]
+        tasks = [(job, arguments.minutes) for job in range(jobs)]
         print_counts("samples of 4 and 5 records", pool.starmap(sample, tasks))
     return 0
 
@@ -50,24 +50,24 @@ def print_counts(what: str, counts: list[tuple[int, int]]) -> None:
     print(f"{what}: {graphs:,} graphs, {orders:,} deliveries, one state each", flush=True)
 
 
-def everything(world: World, job: int, jobs: int, size_max: int) -> tuple[int, int]:
+def everything(job: int, jobs: int, size_max: int) -> tuple[int, int]:
     """Check every graph whose number belongs to this job."""
     graphs = orders = 0
     for size in range(1, size_max + 1):
-        mine = itertools.islice(all_graphs(world, size), job, None, jobs)
+        mine = itertools.islice(all_graphs(WORLD, size), job, None, jobs)
         for graph, raws in mine:
-            orders += check(world, graph, raws)
+            orders += check(WORLD, graph, raws)
             graphs += 1
     return graphs, orders
 
 
-def sample(world: World, job: int, minutes: float) -> tuple[int, int]:
+def sample(job: int, minutes: float) -> tuple[int, int]:
     """Check random graphs for a while."""
     rng = random.Random(time.time_ns() + job)
     end = time.monotonic() + 60 * minutes
     graphs = orders = 0
     while time.monotonic() < end:
-        orders += check(world, *random_graph(world, rng, rng.choice((4, 4, 5))))
+        orders += check(WORLD, *random_graph(WORLD, rng, rng.choice((4, 4, 5))))
         graphs += 1
     return graphs, orders
 

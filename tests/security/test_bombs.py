@@ -31,9 +31,9 @@ def bomb(size: int, claimed: int, *, with_size: bool = True) -> bytes:
 @pytest.mark.parametrize(
     "payload",
     [
-        bomb(256 * MIB, 1000),
-        bomb(256 * MIB, CHUNK_BYTES_MAX),
-        bomb(256 * MIB, 256 * MIB),
+        bomb(64 * MIB, 1000),
+        bomb(64 * MIB, CHUNK_BYTES_MAX),
+        bomb(64 * MIB, 64 * MIB),
         bomb(64 * MIB, CHUNK_BYTES_MAX, with_size=False),
         codec.encode(b"text " * 100) + codec.encode(b"text " * 100)[codec.PREFIX_BYTES :],
         bytes((codec.ZSTD,)) + (1000).to_bytes(4, "big") + b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 8,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.fuzzing import TARGETS, Target, inputs, saved_inputs
 
-SECONDS = 0.5
+SECONDS = 0.1
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
