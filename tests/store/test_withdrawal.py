@@ -68,7 +68,7 @@ def test_absent_chunks_of_void_versions_are_wanted_no_more() -> None:
     assert anna.store.chunks.want_count == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, steps)
 def test_replicas_agree_whatever_they_had_accepted(before, after) -> None:
     life = Life()
