@@ -126,7 +126,7 @@ def torture_data(job: Job, _right: Path, replica: Replica) -> int:
         torture = DataTorture(folder, seed, limits, features, again)
         try:
             torture.run(job.steps)
-        except (AssertionError, OSError) as wrong:
+        except (AssertionError, OSError, ValueError) as wrong:
             failures += 1
             print(
                 f"seed {seed}: {type(wrong).__name__} {wrong} {torture.done}\n{_replay(job, seed)}"

@@ -15,6 +15,7 @@ XATTR_NAME_BYTES_MAX: Final = 255
 XATTR_VALUE_BYTES_MAX: Final = 64 * KIB
 XATTRS_PER_INODE_MAX: Final = 128
 FILE_BYTES_MAX: Final = (1 << 63) - 1
+TIME_NS_MAX: Final = (1 << 63) - 1  # the year 2262; and as long before 1970: what 64 bits hold
 LINKS_PER_INODE_MAX: Final = 65_000  # as ext4
 
 # Operations: small enough to verify at once, large enough for the largest xattr.

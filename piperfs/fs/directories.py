@@ -9,6 +9,7 @@ from piperfs.fs.namespace import Namespace
 from piperfs.store.store import Store
 
 DOT, DOT_DOT = 1, 2
+COOKIE_MAX = (1 << 63) - 1
 
 
 class Listings:
@@ -24,7 +25,7 @@ class Listings:
 
     def after(self, node: Node, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
         """Up to `count` entries beyond a cookie, `.` and `..` first."""
-        if node.anonymous is not None:
+        if node.anonymous is not None or not 0 <= cookie <= COOKIE_MAX:
             return []
         entries = [] if cookie >= DOT_DOT else self._dots(node)[cookie:]
         if node.inode == HIDDEN:

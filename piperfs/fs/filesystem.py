@@ -16,12 +16,12 @@ from piperfs.core.sealing import Keyring
 from piperfs.fs.acl import Acls
 from piperfs.fs.api import Attr, Buffer, Caller, DirectoryEntry, Opened, SetAttr, StatFs
 from piperfs.fs.attributes import Attributes
-from piperfs.fs.contents import chunks_of, read_pieces
+from piperfs.fs.contents import Piece, chunks_of, read_pieces
 from piperfs.fs.directories import Listings
 from piperfs.fs.files import Clock, Files, Handle
 from piperfs.fs.flush import Flush
 from piperfs.fs.inodes import Inodes, Node
-from piperfs.fs.namespace import Namespace, Parts
+from piperfs.fs.namespace import HIDDEN_NAME, Namespace, Parts
 from piperfs.fs.owners import Owners
 from piperfs.fs.ranges import Ranges
 from piperfs.fs.reader import ChunkReader
@@ -38,7 +38,6 @@ TYPE_MASK: Final = 0o170000
 REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
 NEARLY_FULL_BYTES: Final = 256 * limits.MIB  # below this, what is in memory is counted too
-HIDDEN_DIRECTORY: Final = b".piperfs"
 ORPHANS_DIRECTORY: Final = b"orphans"
 
 
@@ -121,7 +120,7 @@ class Filesystem:
 
     def _hidden(self, directory: Node, name: bytes) -> Node | None:
         """`/.piperfs`, which is never listed, and the directory of orphans in it."""
-        if name == HIDDEN_DIRECTORY and directory.inode == self._store.root:
+        if name == HIDDEN_NAME and directory.inode == self._store.root:
             return self._inodes.open(HIDDEN)
         if name == ORPHANS_DIRECTORY and directory.inode == HIDDEN:
             return self._inodes.open(ORPHANS)
@@ -196,6 +195,9 @@ class Filesystem:
         if change.size is not None:
             self._truncate(node, change.size)
             change = replace(change, size=None)
+        change = replace(
+            change, atime_ns=_clamped(change.atime_ns), mtime_ns=_clamped(change.mtime_ns)
+        )
         if change != SetAttr() or not is_truncated:
             self._attributes.set(node, change, self._clock.now_ns(), caller)
         if change.mode is not None:
@@ -203,6 +205,7 @@ class Filesystem:
         return self._attributes.get(node)
 
     def _truncate(self, node: Node, size: int) -> None:
+        _require_natural(size)
         if not is_file(node.inode):
             raise FsError(ErrorKind.INVALID)
         session, copy = self._files.edit(node)
@@ -291,17 +294,19 @@ class Filesystem:
 
     def read(self, fh: int, offset: int, size: int) -> Buffer:
         """Up to `size` bytes. Raises MissingChunks."""
-        node = self._files.handle(fh).node
-        pieces = self._files.contents(node).slices(offset, size)
-        return read_pieces(pieces, self._reader)
+        return read_pieces(self._pieces(fh, offset, size), self._reader)
+
+    def _pieces(self, fh: int, offset: int, size: int) -> list[Piece]:
+        _require_natural(offset, size)
+        return self._files.contents(self._files.handle(fh).node).slices(offset, size)
 
     def chunks_from(self, fh: int, offset: int, size: int) -> list[ChunkId]:
         """Chunks of a range that are not here: what reading ahead has to fetch."""
-        pieces = self._files.contents(self._files.handle(fh).node).slices(offset, size)
-        return self._reader.absent(chunks_of(pieces))
+        return self._reader.absent(chunks_of(self._pieces(fh, offset, size)))
 
     def write(self, fh: int, offset: int, data: Buffer) -> int:
         """Put bytes; they become a version with the next flush. Raises MissingChunks."""
+        _require_natural(offset)
         handle = self._files.handle(fh)
         self._require_space(len(data))
         session, copy = self._files.edit(handle.node)
@@ -365,6 +370,7 @@ class Filesystem:
         self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, size: int
     ) -> int:
         """Copy by sharing chunks; returns the number of bytes."""
+        _require_natural(offset_in, offset_out, size)
         source, target = self._files.handle(fh_in).node, self._writable(fh_out).node
         return self._ranges.copy(source, offset_in, target, offset_out, size)
 
@@ -422,3 +428,15 @@ class Filesystem:
 
     def releasedir(self, fh: int) -> None:
         self._files.close(fh)
+
+
+def _require_natural(*numbers: int) -> None:
+    if min(numbers) < 0:
+        raise FsError(ErrorKind.INVALID)
+
+
+def _clamped(time_ns: int | None) -> int | None:
+    """A time that can be stored; like local file systems, the nearest to the one asked for."""
+    if time_ns is None:
+        return None
+    return max(-limits.TIME_NS_MAX, min(limits.TIME_NS_MAX, time_ns))

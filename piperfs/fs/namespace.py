@@ -45,6 +45,7 @@ from piperfs.store.store import Store
 SETGID: Final = 0o2000
 SPECIAL_LETTERS: Final = {0o010000: b"p", 0o140000: b"s", 0o060000: b"b", 0o020000: b"c"}
 TYPE_MASK: Final = 0o170000
+HIDDEN_NAME: Final = b".piperfs"  # of a directory in the root that is never listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class Namespace:
 
     def own_file(self, node: Node) -> Node:
         """Make a conflict copy that is about to be changed a file of its own."""
+        if node.inode in (HIDDEN, ORPHANS):
+            raise FsError(ErrorKind.NOT_PERMITTED)
         if node.version is not None and node.version.copy_of is not None:
             original = node.version.copy_of
             self.apply(conflicts.settle(self._store, original))
@@ -118,7 +121,15 @@ class Namespace:
         """Check that a new entry may be made; returns the directory's inode id."""
         if self.look(parent, name) is not None:
             raise FsError(ErrorKind.EXISTS)
+        self.require_name(parent, name)
         return self.writable_directory(parent)
+
+    def require_name(self, parent: Node, name: bytes) -> None:
+        """A kernel asks for proper names only; whoever else does must not make others."""
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise FsError(ErrorKind.INVALID)
+        if name == HIDDEN_NAME and parent.inode == self._store.root:
+            raise FsError(ErrorKind.EXISTS)
 
     # Making
 
@@ -154,6 +165,8 @@ class Namespace:
             raise FsError(ErrorKind.NAME_TOO_LONG)
         if not target:
             raise FsError(ErrorKind.NOT_FOUND)
+        if b"\0" in target:
+            raise FsError(ErrorKind.INVALID)
         directory = self._claim(parent, name)
         now = self._store.tick(self._clock.now_ns())
         birth = self._birth(parent, 0o777, caller, now)
@@ -173,7 +186,7 @@ class Namespace:
     def make_special(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
         """A fifo, socket or device node, which stays on this computer."""
         letter = SPECIAL_LETTERS.get(mode & TYPE_MASK)
-        if letter is None:
+        if letter is None or not 0 <= rdev < 1 << 32:
             raise FsError(ErrorKind.INVALID)
         directory = self._claim(parent, name)
         birth = self._birth(parent, mode & 0o7777, caller)

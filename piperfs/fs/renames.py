@@ -45,6 +45,7 @@ class Renames:
         """Move a name, replacing what the new one stood for. Raises FsError, MissingChunks."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == 3:
             raise FsError(ErrorKind.INVALID)
+        self._names.require_name(target, new)
         moved = self._names.find(source, old)
         there = self._names.look(target, new)
         directory = self._names.writable_directory(target)

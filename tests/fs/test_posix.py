@@ -190,3 +190,20 @@ def test_an_unnamed_file_keeps_what_was_written(computer):
     assert computer.fs.getattr(attr.ino).size == 5
     computer.fs.link(attr.ino, ROOT_INO, b"f")
     assert computer.read("f") == b"12345"
+
+
+@pytest.mark.parametrize("seconds", [1 << 62, -(1 << 62), 1 << 40])
+def test_times_out_of_range_are_clamped_and_can_be_saved(computer, seconds):
+    computer.write("f", b"1")
+    computer.utime("f", seconds * 10**9)
+    set_attributes(computer, "f", atime_ns=seconds * 10**9)
+    computer.commit()
+    computer.start()
+    limit = (1 << 63) - 1
+    assert computer.stat("f").mtime_ns == max(-limit, min(limit, seconds * 10**9))
+
+
+@pytest.mark.parametrize("cookie", [-1, 1 << 63, (1 << 64) - 1])
+def test_a_directory_has_nothing_at_cookies_nobody_gave_out(computer, cookie):
+    fh = computer.fs.opendir(ROOT_INO)
+    assert computer.fs.readdir(fh, cookie, plus=False, count=10) == []

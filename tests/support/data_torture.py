@@ -202,8 +202,9 @@ class DataTorture:
         self._note(f"zero {begin} {len(data)} {keep}")
         mode = syscalls.ZERO_RANGE | (syscalls.KEEP_SIZE if keep else 0)
         syscalls.fallocate(self.buffered, mode, begin, len(data))
-        zeros = bytes(len(data))
-        self._put(begin, zeros[: max(0, len(self.model) - begin)] if keep else zeros)
+        length = min(len(data), len(self.model) - begin) if keep else len(data)
+        if length > 0:
+            self._put(begin, bytes(length))
 
     def allocate(self) -> None:
         begin, data = self._place()

@@ -8,6 +8,7 @@ reach the disk gets there soon, and is never interrupted.
 
 import errno
 import os
+import struct
 from typing import Final, NamedTuple
 
 import trio
@@ -19,7 +20,7 @@ from piperfs.fuse.kernel import encoding, layout
 from piperfs.fuse.kernel.encoding import Buffer
 from piperfs.fuse.kernel.interrupts import LOOK_S, is_told_to_end
 from piperfs.fuse.kernel.layout import InitFlag, Opcode
-from piperfs.fuse.kernel.operations import EMPTY, Handler, KernelError, Later, Operations
+from piperfs.fuse.kernel.operations import EMPTY, Handler, KernelError, Later, Operations, Reply
 from piperfs.fuse.kernel.request import Request
 from piperfs.fuse.service import Service
 from piperfs.fuse.translate import is_foreseen, to_errno
@@ -45,6 +46,8 @@ FEATURES: Final = (
     | InitFlag.SETXATTR_EXT
 )
 
+UNANSWERED: Final = frozenset((Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT))
+
 log = get_logger("fuse")
 
 
@@ -62,7 +65,11 @@ class Connection:
         self._descriptor = descriptor
         os.set_blocking(descriptor, False)
         self._operations = Operations(filesystem, service)
-        self._table: dict[int, Handler] = self._operations.table
+        self._table: dict[int, Handler] = {
+            **self._operations.table,
+            Opcode.INIT: self._negotiate,
+            Opcode.INTERRUPT: self._interrupt,
+        }
         self._service = service
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._fetching: dict[int, _Fetch] = {}  # by request
@@ -83,7 +90,7 @@ class Connection:
         await trio.lowlevel.wait_readable(self._descriptor)
         for _ in range(DRAIN_MAX):
             try:
-                os.readv(self._descriptor, [self._buffer])
+                size = os.readv(self._descriptor, [self._buffer])
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -92,24 +99,20 @@ class Connection:
                 if error.errno in (errno.EINTR, errno.ENOENT):
                     continue
                 raise
+            if size < layout.IN_HEADER.size:
+                return size > 0  # the kernel never sends less; nothing at all is the end
             self.requests += 1
-            self._answer(Request(self._buffer))
+            self._answer(Request(self._buffer[:size]), size)
         return True
 
-    def _answer(self, request: Request) -> None:
-        if request.opcode == Opcode.INTERRUPT:
-            (unique,) = request.fields(layout.INTERRUPT_IN)
-            if unique in self._fetching and self._nursery is not None:
-                self._nursery.start_soon(self._end_when_told, unique)
-            return
-        if request.opcode == Opcode.INIT:
-            self._negotiate(request)
-            return
+    def _answer(self, request: Request, size: int) -> None:
         handler = self._table.get(request.opcode)
         if handler is None:
             self._refuse(request.unique, errno.ENOSYS)
             return
         try:
+            if request.length != size:
+                raise KernelError(errno.EINVAL)
             reply = handler(request)
         except MissingChunks:
             self._start_fetching(request.detached(), handler)
@@ -121,12 +124,17 @@ class Connection:
             elif reply is not None:
                 self._send(request.unique, reply)
 
-    def _negotiate(self, request: Request) -> None:
+    def _interrupt(self, request: Request) -> Reply:
+        (unique,) = request.fields(layout.INTERRUPT_IN)
+        if unique in self._fetching and self._nursery is not None:
+            self._nursery.start_soon(self._end_when_told, unique)
+        return None
+
+    def _negotiate(self, request: Request) -> Reply:
         """INIT: agree on the protocol's version and features."""
         major, minor, readahead, flags = request.fields(layout.INIT_IN)
         if major != layout.KERNEL_MAJOR or minor < layout.KERNEL_MINOR_MIN:
-            self._refuse(request.unique, errno.EPROTO)
-            return
+            raise KernelError(errno.EPROTO)
         wanted = FEATURES & flags
         if not wanted & InitFlag.SETXATTR_EXT:
             self._operations.setxattr_layout = layout.SETXATTR_IN
@@ -135,8 +143,8 @@ class Connection:
             wanted, WAITING_MAX, WAITING_MAX * 3 // 4, WRITE_BYTES_MAX, 1,
             WRITE_BYTES_MAX // PAGE_BYTES, 0, 0,
         )  # fmt: skip
-        self._send(request.unique, reply)
         self.ready.set()
+        return reply
 
     def _start_fetching(self, request: Request, handler: Handler) -> None:
         """Answer when the chunks that the request needs are here, or its process is to end."""
@@ -176,12 +184,13 @@ class Connection:
 
     def _fail(self, unique: int, opcode: int, error: Exception) -> None:
         """No error ends the mount: it becomes the answer, and the log tells the unforeseen."""
-        if isinstance(error, KernelError):
-            self._refuse(unique, error.errno)
-            return
-        if not is_foreseen(error):
+        number = error.errno if isinstance(error, KernelError) else to_errno(error)
+        if isinstance(error, struct.error):
+            number = errno.EINVAL  # a request that is too short
+        elif not isinstance(error, KernelError) and not is_foreseen(error):
             log.error("fuse.failed", operation=_name(opcode), exc_info=error)
-        self._refuse(unique, to_errno(error))
+        if opcode not in UNANSWERED:
+            self._refuse(unique, number)
 
     def _refuse(self, unique: int, number: int) -> None:
         self._write(unique, (encoding.encode_header(unique, 0, number),))

@@ -28,6 +28,7 @@ EMPTY: Final = b""
 O_ACCMODE: Final = 3
 SECOND_NS: Final = encoding.SECOND_NS
 COPY_BYTES_MAX: Final = 1 << 30  # of one request; the caller asks again for the rest
+READ_BYTES_MAX: Final = 4 << 20  # the kernel asks for a quarter of this at most
 
 
 class KernelError(Exception):
@@ -218,6 +219,7 @@ class Operations:
 
     def read(self, request: Request) -> Reply:
         fh, offset, size, *_ = request.fields(layout.READ_IN)
+        size = min(size, READ_BYTES_MAX)
         data = self._fs.read(fh, offset, size)
         self._service.read_ahead(fh, offset, size)
         return data
@@ -288,6 +290,7 @@ class Operations:
 
     def readdir(self, request: Request) -> Reply:
         fh, cookie, size, *_ = request.fields(layout.READ_IN)
+        size = min(size, READ_BYTES_MAX)
         count = size // encoding.DIRENT_BYTES_MIN + 1
         found = self._fs.readdir(fh, cookie, plus=False, count=count)
         reply, _ = encoding.join_fitting(map(encoding.encode_dirent, found), size)
@@ -295,6 +298,7 @@ class Operations:
 
     def readdirplus(self, request: Request) -> Reply:
         fh, cookie, size, *_ = request.fields(layout.READ_IN)
+        size = min(size, READ_BYTES_MAX)
         count = size // encoding.DIRENTPLUS_BYTES_MIN + 1
         found = self._fs.readdir(fh, cookie, plus=True, count=count)
         reply, delivered = encoding.join_fitting(map(encoding.encode_direntplus, found), size)

@@ -1,8 +1,8 @@
 """One request of the kernel, decoded as far as every request is alike.
 
 A request is a window into the buffer that the device was read into, which the next read
-overwrites. Whoever answers later keeps a `detached` copy. The kernel is trusted: nobody else can
-write to the descriptor.
+overwrites. Whoever answers later keeps a `detached` copy. The kernel is trusted, since nobody else
+can write to the descriptor; a request that is too short raises `struct.error` all the same.
 """
 
 from struct import Struct
