@@ -2,15 +2,21 @@
 
 Modes: `calls` makes random system calls by several users on both and compares everything that can
 be seen after each; a difference is shrunk to the calls that matter. `data` changes the bytes of one
-file through every door there is, and compares them with a model.
+file through every door there is, and compares them with a model. `stress` lets four processes do
+anything at once, and compares the tree before and after a remount. `protocol` sends arbitrary
+requests to the adapter that speaks the kernel protocol, `arguments` calls every operation of the
+file system with arbitrary arguments; these two need no mount.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support import differential  # noqa: E402 - the path comes first
+import trio  # noqa: E402 - the path comes first
+
+from tests.support import differential, protocol_fuzz, stress  # noqa: E402
+from tests.support.arguments_fuzz import ArgumentsFuzz  # noqa: E402
+from tests.support.computers import Computer  # noqa: E402
 from tests.support.data_torture import LARGE, SMALL, DataTorture  # noqa: E402
 from tests.support.volumes import Replica, replicas  # noqa: E402
 
@@ -41,6 +51,8 @@ class Job:
 
 def main() -> None:
     job = _parse()
+    if job.mode in UNMOUNTED:
+        sys.exit(UNMOUNTED[job.mode](job))
     if os.geteuid() != 0:
         sys.exit("torture: must be run by root, since it acts as several users")
     failures = 0
@@ -58,7 +70,7 @@ def main() -> None:
 
 def _parse() -> Job:
     parser = argparse.ArgumentParser("torture", description=__doc__)
-    parser.add_argument("--mode", choices=sorted(MODES), default="calls")
+    parser.add_argument("--mode", choices=sorted({*MODES, *UNMOUNTED}), default="calls")
     parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="the first seed")
     parser.add_argument("--driver", choices=("kernel", "pyfuse3"), default="kernel")
@@ -138,6 +150,60 @@ def torture_data(job: Job, _right: Path, replica: Replica) -> int:
     return failures
 
 
+def torture_stress(job: Job, _right: Path, replica: Replica) -> int:
+    """Rounds of fifteen seconds by four processes, each followed by a remount."""
+    base = replica.mountpoint / "stress"
+    done = calls = 0
+    for seed in seeds(job):
+        try:
+            calls += stress.stress(base, seed, min(15, job.seconds))
+            before = stress.fingerprint(base)
+            replica.umount()
+            replica.mount(f"{OPTIONS},driver={job.driver}")
+            after = stress.fingerprint(base)
+            assert before == after, _different(before, after)
+        except (RuntimeError, AssertionError) as fault:
+            print(f"seed {seed}: {fault}\n{_replay(job, seed)}")
+            return 1
+        done += 1
+    shutil.rmtree(base)
+    print(f"{done} rounds, {calls} calls by four processes on {job.driver}: nothing wrong")
+    return 0
+
+
+def _different(before: dict[str, object], after: dict[str, object]) -> str:
+    keys = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    lines = [f"{key}: {before.get(key)} became {after.get(key)}" for key in sorted(keys)[:5]]
+    return f"{len(keys)} differ after a remount: " + "; ".join(lines)
+
+
+def fuzz_protocol(job: Job) -> int:
+    """Arbitrary requests, as the kernel would never make them."""
+    granted = 0
+    count = 0
+    for seed in seeds(job):
+        granted += trio.run(protocol_fuzz.fuzz, Computer("a"), seed, 20 * job.steps)
+        count += 20 * job.steps
+    print(f"{count} requests, {granted} granted, every one answered")
+    return 0
+
+
+def fuzz_arguments(job: Job) -> int:
+    """Operations of the file system with arbitrary arguments."""
+    outcomes: Counter[str] = Counter()
+    for seed in seeds(job):
+        fuzz = ArgumentsFuzz(Computer("a"), seed)
+        try:
+            fuzz.run(20 * job.steps)
+        except Exception as error:  # noqa: BLE001 - it is what was looked for
+            traceback.print_exc()
+            print(f"seed {seed}: {error!r}\n{_replay(job, seed)}")
+            return 1
+        outcomes += fuzz.outcomes
+    print(f"{outcomes.total()} operations: {dict(outcomes.most_common())}")
+    return 0
+
+
 def _replay(job: Job, seed: int) -> str:
     return (
         f"  again: tools/torture --mode {job.mode} --seed {seed} --steps {job.steps}"
@@ -158,6 +224,11 @@ def complaints(replica: Replica) -> int:
 MODES: dict[str, Callable[[Job, Path, Replica], int]] = {
     "calls": torture_calls,
     "data": torture_data,
+    "stress": torture_stress,
+}
+UNMOUNTED: dict[str, Callable[[Job], int]] = {
+    "protocol": fuzz_protocol,
+    "arguments": fuzz_arguments,
 }
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ class Requests:
 
     def _number(self, code: str) -> int:
         bits = {"I": 32, "i": 31, "Q": 64, "q": 63, "H": 16}[code]
-        pool = (*self.handles[-6:], *self.inos[-3:], 0, 5, 100) if self.rng.random() < 0.6 else NUMBERS
+        pool = (
+            (*self.handles[-6:], *self.inos[-3:], 0, 5, 100) if self.rng.random() < 0.6 else NUMBERS
+        )
         return self.rng.choice(pool) & ((1 << bits) - 1)
 
     def learn(self, opcode: int, answer: bytes) -> None:
@@ -112,7 +114,10 @@ class Requests:
                       Opcode.CREATE, Opcode.TMPFILE) and len(body) >= entry:  # fmt: skip
             self.inos.append(struct.unpack_from("=Q", body)[0])
             body = body[entry:]
-        if opcode in (Opcode.OPEN, Opcode.OPENDIR, Opcode.CREATE, Opcode.TMPFILE) and len(body) >= 16:
+        if (
+            opcode in (Opcode.OPEN, Opcode.OPENDIR, Opcode.CREATE, Opcode.TMPFILE)
+            and len(body) >= 16
+        ):
             self.handles.append(struct.unpack_from("=Q", body)[0])
 
 
