@@ -1,0 +1,111 @@
+"""What backup programs look at stays as it is: over remounts, crashes, and moving content."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.volumes import eventually, replicas, two_mounted
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.fixture(params=["kernel", "pyfuse3"])
+def mounted(request, tmp_path):
+    with replicas(tmp_path, "one") as (replica,):
+        yield replica.init().mount(f"driver={request.param}")
+
+
+def plant(base: Path) -> None:
+    """Objects of every kind, among them some that saved themselves by a rename."""
+    for number in range(5):
+        folder = base / f"folder{number}"
+        folder.mkdir()
+        for name in ("a", "b"):
+            (folder / name).write_bytes(os.urandom(3000 * number))
+    os.link(base / "folder1/a", base / "hard")
+    os.symlink("folder1/a", base / "soft")
+    os.mkfifo(base / "fifo")
+    for number in (2, 3):
+        sync(base)
+        (base / "new").write_bytes(b"saved again")
+        (base / "new").rename(base / f"folder{number}/a")
+    os.utime(base / "folder1/b", ns=(5, -7))
+    os.rename(base / "folder4", base / "renamed")
+    sync(base)
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def stats(base: Path) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for root, directories, files in os.walk(base):
+        for name in (*directories, *files):
+            path = os.path.join(root, name)
+            facts = os.lstat(path)
+            found[os.path.relpath(path, base)] = (
+                facts.st_ino, facts.st_mode, facts.st_nlink, facts.st_size, facts.st_blocks,
+                facts.st_atime_ns, facts.st_mtime_ns, facts.st_ctime_ns,
+            )  # fmt: skip
+    return found
+
+
+def test_nothing_moves_over_a_remount_or_a_crash(mounted):
+    replica, base = mounted, mounted.mountpoint
+    plant(base)
+    before = stats(base)
+    numbers = {facts[0] for name, facts in before.items() if name != "hard"}
+    assert len(numbers) == len(before) - 1, "different objects have different numbers"
+    replica.umount()
+    replica.mount()
+    assert stats(base) == before
+    replica.kill()
+    replica.mount()
+    assert stats(base) == before
+    (base / "another").write_bytes(b"")
+    assert (base / "another").stat().st_ino not in numbers
+
+
+def test_backups_see_no_churn_after_a_remount(mounted, tmp_path):
+    replica, base = mounted, mounted.mountpoint
+    plant(base)
+    copy, snapshot = tmp_path / "copy", tmp_path / "snapshot"
+    (base / "fifo").unlink()
+    tar = ["tar", "-C", base, "--no-check-device", "--listed-incremental", snapshot, "-cf"]
+    subprocess.run([*tar, tmp_path / "0.tar", "."], check=True)
+    subprocess.run(["rsync", "-aHX", f"{base}/", copy], check=True)
+    (tmp_path / "stamp").touch()
+    replica.umount()
+    replica.mount()
+    subprocess.run([*tar, tmp_path / "1.tar", "."], check=True)
+    assert all(name.endswith("/") for name in lines("tar", "-tf", tmp_path / "1.tar"))
+    assert lines("rsync", "-naiHX", "--delete", f"{base}/", copy) == []
+    assert lines("find", base, "-newer", tmp_path / "stamp") == []
+    assert lines("find", base, "-cnewer", tmp_path / "stamp") == []
+
+
+def lines(*command: object) -> list[str]:
+    done = subprocess.run([str(w) for w in command], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def test_moving_content_changes_blocks_and_no_time(tmp_path):
+    with two_mounted(tmp_path, "cache=200M") as (a, b):
+        data = os.urandom(3 << 20)
+        (a.mountpoint / "f").write_bytes(data)
+        path = b.mountpoint / "f"
+        eventually(lambda: path.stat().st_size == len(data))
+        before = path.stat()
+        assert before.st_blocks * 512 < len(data), "most of it is elsewhere"
+        assert path.read_bytes() == data
+        after = path.stat()
+        assert after.st_blocks * 512 >= len(data)
+        assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+        assert (a.mountpoint / "f").stat().st_mtime_ns == after.st_mtime_ns
