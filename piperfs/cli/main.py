@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from piperfs.cli import act, keys, mount, output, show, volume
+from piperfs.cli import act, keys, mount, output, show, versions, volume
 from piperfs.core.errors import ExitCode, UserError
 
 INTERRUPTED = 130  # as shells report a SIGINT
@@ -26,6 +26,10 @@ COMMANDS = (
     show.peers,
     show.members,
     show.conflicts,
+    versions.resolve,
+    versions.history,
+    versions.restore,
+    versions.revert,
     volume.set_role,
     volume.remove_member,
     volume.rotate_keys,

@@ -14,16 +14,16 @@ from piperfs.control.server import Progress, Verb
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
-from piperfs.daemon import repairing, report
+from piperfs.daemon import repairing, report, versions
 from piperfs.daemon.node import ADDRESSES, Node
-from piperfs.fs import conflicts as conflict_rules
 from piperfs.obs.metrics import Metrics
 from piperfs.store.collector import Collector
 
 SECOND_NS: Final = 1_000_000_000
 NAMES: Final = (
-    "status", "peers", "members", "conflicts", "resolve", "digest", "metrics", "invite",
-    "remove-member", "set-role", "rotate-keys", "sync", "flush", "fsck", "collect",
+    "status", "peers", "members", "conflicts", "resolve", "history", "restore", "revert", "digest",
+    "metrics", "invite", "remove-member", "set-role", "rotate-keys", "sync", "flush", "fsck",
+    "collect",
 )  # fmt: skip
 ROLES: Final[tuple[Role, ...]] = ("admin", "writer", "reader", "store")
 
@@ -135,21 +135,35 @@ class Verbs:
     async def resolve(self, request: Request, _progress: Progress) -> Any:
         """Keep one version of a file: `keep` is this, other or both."""
         path, keep = text(request, "path"), text(request, "keep", "this")
-        found = [c for c in report.conflicts_found(self._node) if path in (c.path, c.copy)]
-        if not found:
-            raise UserError(f"{path}: no conflict there; conflicts lists them", ExitCode.NOT_FOUND)
-        for conflict in found:
-            inode = conflict.found.copy_of
-            if inode is None or keep not in ("this", "both"):
-                raise UserError("rename or delete the other version by hand", ExitCode.REFUSED)
-            change = (
-                [conflict_rules.confirm(self._node.store, inode)]
-                if keep == "this"
-                else conflict_rules.settle(self._node.store, inode)
-            )
-            self._node.store.apply_local(change, self._node.clock.now_ns())
         await self._commit()
-        return {"resolved": len(found)}
+        count = versions.settle(self._node, path, keep)
+        await self._commit()
+        return {"resolved": count}
+
+    async def history(self, request: Request, _progress: Progress) -> Any:
+        """Versions of a file, deleted ones included, newest first."""
+        await self._commit()
+        found = await versions.versions_at(self._node, text(request, "path"))
+        return msgspec.to_builtins(versions.facts(self._node, found))
+
+    async def restore(self, request: Request, progress: Progress) -> Any:
+        """Make an earlier version current, or another file."""
+        path, name, to = (text(request, word) for word in ("path", "version", "to"))
+        await self._commit()
+        await progress.report("fetching")
+        version = await versions.restore(self._node, path, name, to)
+        await self._commit()
+        return {"version": version.name, "path": to or path}
+
+    async def revert(self, request: Request, progress: Progress) -> Any:
+        """Undo what one member did."""
+        member = self._node.find_member(text(request, "author"))
+        since = int(number(request, "since_s", 0) * SECOND_NS)
+        await self._commit()
+        await progress.report("looking through history")
+        counts = await versions.revert(self._node, member.replica, since)
+        await self._commit()
+        return {"author": member.label, "undone": counts}
 
     async def sync(self, request: Request, progress: Progress) -> Any:
         node = self._node

@@ -125,12 +125,12 @@ def discard(store: Store, found: Found) -> list[Change]:
     """Remove one losing version; other losers of the file become files of their own."""
     assert found.copy_of is not None
     changes = [
-        change for change in materialise(store, found.copy_of) if not _concerns(change, found.inode)
+        change for change in materialise(store, found.copy_of) if not concerns(change, found.inode)
     ]
     return [*changes, confirm(store, found.copy_of)]
 
 
-def _concerns(change: Change, inode: InodeId) -> bool:
+def concerns(change: Change, inode: InodeId) -> bool:
     if isinstance(change, PutLink):
         return change.target == inode
     return isinstance(change, PutContent) and change.inode == inode

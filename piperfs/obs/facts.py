@@ -47,6 +47,18 @@ class ConflictFacts(Facts, frozen=True, kw_only=True):
     when: str  # ISO 8601
 
 
+class VersionFacts(Facts, frozen=True, kw_only=True):
+    """One version of a file, current or not."""
+
+    version: str  # what restore takes after the @
+    when: str  # ISO 8601
+    author: str
+    size: int
+    state: str  # current, beside, superseded, deleted
+    superseded: str | None = None  # when, as seen here; None while it is not
+    here: bool = True  # all of its bytes are on this computer
+
+
 class Finding(Facts, frozen=True, kw_only=True):
     """One thing that fsck noticed."""
 

@@ -88,7 +88,7 @@ class Collector:
             writes = [w for w in decode_header(row.envelope).writes if w.kind is Kind.CONTENT]
             versions.update(write.key for write in writes)
             recent = row.superseded_ns > now_ns - RETENTION_NS
-            if recent or any(versions[write.key] <= VERSIONS_MIN for write in writes):
+            if recent or any(self._is_among_last(write.key, versions, now_ns) for write in writes):
                 for write in writes:
                     for chunk in write.refs:
                         self._mark(chunk, 1)
@@ -96,6 +96,12 @@ class Collector:
                 self._tables.history.delete(key)
             if index % STEP_ROWS == 0:
                 yield
+
+    def _is_among_last(self, inode: bytes, versions: Counter[bytes], now_ns: int) -> bool:
+        """One of the last versions of a file that is still there, or that went not long ago."""
+        heads = self._tables.content.get(inode) or ()
+        is_there = self._shows(inode) or any(is_needed(head, now_ns) for head in heads)
+        return is_there and versions[inode] <= VERSIONS_MIN
 
     def _sweep(self, noted: dict[ChunkId, int]) -> Iterator[None]:
         for keys in self._tables.chunk.durable_keys(b"", END, STEP_ROWS):

@@ -395,12 +395,16 @@ class LocalWriter:
 def is_version(kind: Kind, head: AnyHead, by: ReplicaId, now_ns: int) -> bool:
     """Tell whether a superseded head is kept as a version that people may want back.
 
-    Everything that somebody else superseded is kept; of a replica's own quick successive saves
-    (a database writes hundreds a second) those that stood for a while.
+    Everything that somebody else superseded is kept, so that what a member did can be undone. Of a
+    replica's own quick successive saves (a database writes hundreds a second) and moves those that
+    stood for a while.
     """
-    if kind is not Kind.CONTENT or not isinstance(head.body, ContentBody) or not head.body.alive:
+    if isinstance(head.body, ContentBody) and not head.body.alive:
         return False
-    return head.replica != by or now_ns - head.hlc >= VERSION_AGE_NS_MIN
+    if head.replica != by:
+        return True
+    is_own_version = kind in (Kind.CONTENT, Kind.LINK)
+    return is_own_version and now_ns - head.hlc >= VERSION_AGE_NS_MIN
 
 
 def _is_in(head: AnyHead, known: Iterable[AnyHead]) -> bool:

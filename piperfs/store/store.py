@@ -181,6 +181,20 @@ class Store:
         `stamp`, from `tick`, dates the changes earlier than now: at the last write to a file that
         is flushed later.
         """
+        self._apply(changes, now_ns, stamp)
+        self._forget_changes()
+
+    def apply_command(self, changes: Sequence[Change], now_ns: int) -> None:
+        """Apply what a command changes, of which nobody who holds caches knows."""
+        self._apply(changes, now_ns, None)
+        for change in changes:
+            if isinstance(change, PutContent):
+                for chunk in change.refs:
+                    self.chunks.want(chunk, change.body.height)
+        self._report()
+        self.on_dirty()
+
+    def _apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None) -> None:
         self.require_writable()
         if not self.may_write():
             raise FsError(ErrorKind.READ_ONLY, "this computer may only read the volume")
@@ -189,7 +203,6 @@ class Store:
                 for chunk in change.refs:
                     self.chunks.note(chunk, change.body.height)
         self._local.apply(changes, now_ns, stamp)
-        self._forget_changes()
 
     def apply_remote(self, operations: Iterable[Operation], now_ns: int) -> Applied:
         """Merge verified operations of other replicas; idempotent and in any order."""

@@ -1,0 +1,145 @@
+"""Commands about versions: resolve, history, restore, revert.
+
+A file may be named by where it is mounted, or by a volume and a path in it, so that all of them
+work without a mount too.
+"""
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from piperfs.cli import output
+from piperfs.cli.reach import ask
+from piperfs.cli.volume import Duration, as_json, volume_argument
+from piperfs.control import places
+from piperfs.core.errors import ExitCode, UserError
+
+
+def _place(words: tuple[str, ...]) -> tuple[str, str]:
+    """Volume and path out of `PATH` or `VOLUME PATH`. Raises UserError."""
+    if len(words) == 2:
+        path = words[1]
+        running = places.find_running(places.resolve_volume(words[0]))
+        mountpoint = running.mountpoint if running is not None else None
+        full = os.path.abspath(path)
+        is_below = mountpoint is not None and full.startswith(mountpoint + "/")
+        is_typed_there = not path.startswith("/") and os.path.lexists(path)
+        return words[0], full if is_below and (path.startswith("/") or is_typed_there) else path
+    if len(words) != 1:
+        raise UserError("expected PATH, or VOLUME and PATH", ExitCode.USAGE)
+    full = os.path.abspath(words[0])
+    above = full
+    while above != "/":
+        above = os.path.dirname(above)
+        running = places.find_mounted(Path(above))
+        if running is not None:
+            return running.state, full
+    raise UserError(
+        f"{words[0]} is not below a mount point of PiperFS; give VOLUME and PATH",
+        ExitCode.NOT_FOUND,
+    )
+
+
+@click.command()
+@click.argument("where", nargs=-1, metavar="[VOLUME] PATH")
+@click.option(
+    "--keep", type=click.Choice(("this", "other", "both")), required=True,
+    help="this: the version at PATH; other: the one beside it; both: as two files.",
+)  # fmt: skip
+@as_json
+def resolve(where: tuple[str, ...], keep: str, as_json: bool) -> None:
+    """End a conflict: say which version of PATH stays.
+
+    PATH is the file, or one of its conflict copies. What is dropped stays in history.
+    """
+    volume, path = _place(where)
+    done = ask(volume, "resolve", {"path": path, "keep": keep})
+    if as_json:
+        output.as_json(done)
+    else:
+        output.line(f"Settled {done['resolved']} of the versions of {path}")
+
+
+@click.command()
+@click.argument("where", nargs=-1, metavar="[VOLUME] PATH")
+@as_json
+def history(where: tuple[str, ...], as_json: bool) -> None:
+    """List versions of a file, newest first; of a deleted one too.
+
+    Versions that were superseded before this computer joined are known to older members only.
+    """
+    volume, path = _place(where)
+    facts = ask(volume, "history", {"path": path})
+    if as_json:
+        output.as_json(facts)
+        return
+    rows = [
+        (item["version"], item["when"], item["author"], output.bytes_text(item["size"]),
+         item["state"], "" if item["here"] else "to be fetched")
+        for item in facts
+    ]  # fmt: skip
+    output.table(("VERSION", "WHEN", "BY", "SIZE", "STATE", ""), rows)
+
+
+@click.command()
+@click.argument("where", nargs=-1, metavar="[VOLUME] PATH@VERSION")
+@click.option("--to", default="", help="Make a new file of it instead, at this path.")
+@as_json
+def restore(where: tuple[str, ...], to: str, as_json: bool) -> None:
+    """Make an earlier version of a file the current one; brings back a deleted file.
+
+    The version that is current now stays in history.
+    """
+    if not where or "@" not in where[-1]:
+        raise UserError("expected PATH@VERSION; history lists versions", ExitCode.USAGE)
+    named, _, version = where[-1].rpartition("@")
+    volume, path = _place((*where[:-1], named))
+    if to:
+        to = _place((volume, to))[1]
+    done = ask(volume, "restore", {"path": path, "version": version, "to": to})
+    if as_json:
+        output.as_json(done)
+    else:
+        output.line(f"Restored {done['path']} from version {done['version']}")
+
+
+class Moment(click.ParamType[float]):
+    """A moment: ISO 8601, or a length of time ago such as 2h. Seconds since 1970."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        now = dt.datetime.now(dt.UTC)
+        if value[-1:] in Duration.units and value[:-1].isdigit():
+            return now.timestamp() - Duration().convert(value, param, ctx)
+        try:
+            moment = dt.datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"'{value}': expected 2026-01-31T12:00, or 2h for two hours ago", param, ctx)
+        return (moment if moment.tzinfo else moment.astimezone()).timestamp()
+
+
+@click.command()
+@volume_argument
+@click.option("--author", required=True, help="The member, by name or by the start of its id.")
+@click.option("--since", type=Moment(), required=True, help="2026-01-31T12:00, or 2h for ago.")
+@as_json
+def revert(volume: str, author: str, since: float, as_json: bool) -> None:
+    """Undo what one member did since a moment, where nobody built on it.
+
+    Contents, deletions, renames and attributes get the state they had before, by new changes.
+    """
+    done = ask(volume, "revert", {"author": author, "since_s": since})
+    if as_json:
+        output.as_json(done)
+        return
+    counts = done["undone"]
+    output.line(
+        f"Undid changes of {done['author']}: {counts['content']} contents, {counts['link']} names, "
+        f"{counts['attributes']} attributes, {counts['xattr']} extended attributes"
+    )
