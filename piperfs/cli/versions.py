@@ -82,6 +82,9 @@ def history(where: tuple[str, ...], as_json: bool) -> None:
         for item in facts
     ]  # fmt: skip
     output.table(("VERSION", "WHEN", "BY", "SIZE", "STATE", ""), rows)
+    joined = [member["joined"] for member in ask(volume, "members") if member["here"]]
+    if joined:
+        output.note(f"This computer has kept versions since it joined, {joined[0]}.")
 
 
 @click.command()
