@@ -15,6 +15,7 @@ from piperfs.cli import output
 from piperfs.cli.reach import ask
 from piperfs.cli.volume import Duration, as_json, volume_argument
 from piperfs.control import places
+from piperfs.control.messages import Arguments
 from piperfs.core.errors import ExitCode, UserError
 
 
@@ -27,7 +28,8 @@ def _place(words: tuple[str, ...]) -> tuple[str, str]:
         full = os.path.abspath(path)
         is_below = mountpoint is not None and full.startswith(mountpoint + "/")
         is_typed_there = not path.startswith("/") and os.path.lexists(path)
-        return words[0], full if is_below and (path.startswith("/") or is_typed_there) else path
+        is_place = is_below and (path.startswith("/") or is_typed_there)
+        return words[0], _text(full if is_place else path)
     if len(words) != 1:
         raise UserError("expected PATH, or VOLUME and PATH", ExitCode.USAGE)
     full = os.path.abspath(words[0])
@@ -36,11 +38,16 @@ def _place(words: tuple[str, ...]) -> tuple[str, str]:
         above = os.path.dirname(above)
         running = places.find_mounted(Path(above))
         if running is not None:
-            return running.state, full
+            return running.state, _text(full)
     raise UserError(
         f"{words[0]} is not below a mount point of PiperFS; give VOLUME and PATH",
         ExitCode.NOT_FOUND,
     )
+
+
+def _text(path: str) -> str:
+    """A path as `conflicts` prints it: what is no UTF-8 as backslash escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 @click.command()
@@ -49,14 +56,21 @@ def _place(words: tuple[str, ...]) -> tuple[str, str]:
     "--keep", type=click.Choice(("this", "other", "both")), required=True,
     help="this: the version at PATH; other: the one beside it; both: as two files.",
 )  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="All conflicts at PATH and below it.")
+@click.option("--identical", is_flag=True, help="With --all: only where the bytes are the same.")
 @as_json
-def resolve(where: tuple[str, ...], keep: str, as_json: bool) -> None:
+def resolve(
+    where: tuple[str, ...], keep: str, everything: bool, identical: bool, as_json: bool
+) -> None:
     """End a conflict: say which version of PATH stays.
 
     PATH is the file, or one of its conflict copies. What is dropped stays in history.
     """
+    if identical and not everything:
+        raise UserError("--identical goes with --all", ExitCode.USAGE)
     volume, path = _place(where)
-    done = ask(volume, "resolve", {"path": path, "keep": keep})
+    words: Arguments = {"path": path, "keep": keep, "all": everything, "identical": identical}
+    done = ask(volume, "resolve", words)
     if as_json:
         output.as_json(done)
     else:

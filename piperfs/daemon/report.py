@@ -32,6 +32,11 @@ def iso(ns: int) -> str:
 
 def path_of(node: Node, directory: InodeId, name: bytes = b"") -> str:
     """A path from the root of the volume, as text."""
+    return path_bytes(node, directory, name).decode(errors="backslashreplace")
+
+
+def path_bytes(node: Node, directory: InodeId, name: bytes = b"") -> bytes:
+    """A path from the root of the volume."""
     parts = [name] if name else []
     inode = directory
     while len(parts) < PATH_PARTS_MAX:
@@ -40,9 +45,7 @@ def path_of(node: Node, directory: InodeId, name: bytes = b"") -> str:
             break
         parts.append(row.links[0].name)
         inode = row.links[0].parent
-    return "/" + os.fsencode("/".join(map(os.fsdecode, reversed(parts)))).decode(
-        errors="backslashreplace"
-    )
+    return b"/" + b"/".join(reversed(parts))
 
 
 @dataclass(frozen=True, slots=True)

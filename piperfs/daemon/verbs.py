@@ -136,7 +136,14 @@ class Verbs:
         """Keep one version of a file: `keep` is this, other or both."""
         path, keep = text(request, "path"), text(request, "keep", "this")
         await self._commit()
-        count = versions.settle(self._node, path, keep)
+        if request.arguments.get("all"):
+            identical = bool(request.arguments.get("identical"))
+            count = 0
+            for settled in versions.settle_below(self._node, path, keep, identical=identical):
+                count += settled
+                await trio.lowlevel.checkpoint()
+        else:
+            count = versions.settle(self._node, path, keep)
         await self._commit()
         return {"resolved": count}
 

@@ -5,7 +5,9 @@ steps between which the mount goes on.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
@@ -33,12 +35,14 @@ from piperfs.store.change import Change, PutContent, PutLink
 from piperfs.store.directory import Found
 from piperfs.store.history import Gathering
 from piperfs.store.pending import RecordKey
+from piperfs.store.store import Store
 
 FETCH_S: Final = 60.0
 BATCH: Final = 16
 PAGE: Final = 500
 END: Final = b"\xff" * 17
-KEEP: Final = ("this", "other", "both")
+ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")  # a byte that is no UTF-8, as we print it
+Act: TypeAlias = Callable[[Store, InodeId, bytes, Found], list[Change]]
 Conflict: TypeAlias = tuple[InodeId, bytes, bytes, Found]  # directory, wanted name, shown name
 
 
@@ -61,7 +65,8 @@ def parts_of(node: Node, path: str) -> list[bytes]:
     mountpoint = node.mountpoint
     if mountpoint is not None and (path == mountpoint or path.startswith(mountpoint + "/")):
         path = path[len(mountpoint) :]
-    return [part for part in os.fsencode(path).split(b"/") if part]
+    raw = ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return [part for part in raw.split(b"/") if part]
 
 
 def find(node: Node, parts: list[bytes]) -> tuple[InodeId, Found] | None:
@@ -217,35 +222,18 @@ def _new_file(node: Node, path: str, head: ContentHead) -> list[Change]:
 async def revert(node: Node, author: ReplicaId, since_ns: int) -> dict[str, int]:
     """Undo what a member did since a moment. Returns how many records of each kind changed."""
     past = (await gather(node, None)).found
+    counts: Counter[Kind] = Counter()
     work = undo.Revert(node.store, past, author, since_ns)
-    keys = [key async for key in _touched(node, work)]
-    counts = {kind.name.lower(): 0 for kind in Kind}
-    for kind in (Kind.LINK, Kind.CONTENT, Kind.ATTRIBUTES, Kind.XATTR):
-        for key in [key for key in keys if key[0] is kind]:
-            changes = work.changes(key)
-            if changes:
-                node.store.apply_command(changes, node.clock.now_ns())
-                counts[kind.name.lower()] += 1
-            await trio.lowlevel.checkpoint()
-    return counts
-
-
-async def _touched(node: Node, work: undo.Revert) -> AsyncIterator[RecordKey]:
-    for kind, table in node.store.tables.records.items():
-        for rows in table.pages(b"", END, PAGE):
-            for key, heads in rows:
-                if any(map(work.is_theirs, heads)):
-                    yield kind, key
-            await trio.lowlevel.checkpoint()
+    for _ in work.steps(node.clock.now_ns, counts):
+        await trio.lowlevel.checkpoint()
+    return {kind.name.lower(): counts[kind] for kind in Kind}
 
 
 def settle(node: Node, path: str, keep: str) -> int:
     """End the conflicts at a path; `keep` is this, other or both. Raises UserError."""
-    if keep not in KEEP:
-        raise UserError(f"'{keep}': keep this, other or both", ExitCode.USAGE)
-    shown = "/" + os.fsdecode(b"/".join(parts_of(node, path)))
-    rivals = list(node.store.conflicts())
-    found = [c for c in rivals if shown in _paths(node, c)]
+    shown = _path(path, node)
+    conflicts = list(node.store.conflicts())
+    found = [c for c in conflicts if shown in _paths(node, c)]
     if not found:
         raise UserError(f"{path}: no conflict there; conflicts lists them", ExitCode.NOT_FOUND)
     names_copy = shown == _paths(node, found[0])[1]
@@ -255,25 +243,49 @@ def settle(node: Node, path: str, keep: str) -> int:
             "with --keep this",
             ExitCode.USAGE,
         )
-    act = (ACTS_ON_COPY if names_copy else ACTS_ON_NAME)[keep]
+    act = _act_of(keep, ACTS_ON_COPY if names_copy else ACTS_ON_NAME)
     done = sum(_act(node, act, conflict) for conflict in found)
     if names_copy and keep == "this":
-        place = found[0][:2]
-        rivals = [c for c in rivals if c[:2] == place and c not in found]
+        rivals = [c for c in conflicts if c[:2] == found[0][:2] and c not in found]
         done += sum(_act(node, resolution.drop, rival) for rival in rivals)
     return done
 
 
+def settle_below(node: Node, path: str, keep: str, *, identical: bool) -> Iterator[int]:
+    """End all conflicts at and below a path, one at a time. Raises UserError."""
+    if keep == "other":
+        raise UserError("--all keeps this or both: 'other' names one version", ExitCode.USAGE)
+    act = _act_of(keep, ACTS_ON_NAME)
+    top = _path(path, node).rstrip(b"/")
+    for conflict in list(node.store.conflicts()):
+        wanted = _paths(node, conflict)[0]
+        is_below = wanted == top or wanted.startswith(top + b"/")
+        if is_below and (not identical or _is_alike(node, conflict)):
+            yield _act(node, act, conflict)
+
+
+def _is_alike(node: Node, conflict: Conflict) -> bool:
+    """Whether a losing version has the bytes of what has the name."""
+    directory, wanted, _, copy = conflict
+    winner = node.store.lookup(directory, wanted)
+    heads = node.store.contents(winner.inode) if winner is not None else ()
+    losers = (copy.head,) if copy.head is not None else node.store.contents(copy.inode)
+    if not heads or not losers:
+        return False
+    digests = [resolve.digest_of(resolve.current_content(group)) for group in (heads, losers)]
+    return digests[0] == digests[1]
+
+
 # What becomes of a losing version, when its own name is given, or the name that it lost.
-ACTS_ON_COPY: Final = {
+ACTS_ON_COPY: Final[Mapping[str, Act]] = {
     "this": resolution.promote, "other": resolution.drop, "both": resolution.keep_both,
 }  # fmt: skip
-ACTS_ON_NAME: Final = {
+ACTS_ON_NAME: Final[Mapping[str, Act]] = {
     "this": resolution.drop, "other": resolution.promote, "both": resolution.keep_both,
 }  # fmt: skip
 
 
-def _act(node: Node, act: Callable[..., list[Change]], conflict: Conflict) -> int:
+def _act(node: Node, act: Act, conflict: Conflict) -> int:
     """Settle one losing version, unless settling another one did it."""
     directory, wanted, shown, copy = conflict
     now = node.store.lookup(directory, shown)
@@ -289,6 +301,16 @@ def _act(node: Node, act: Callable[..., list[Change]], conflict: Conflict) -> in
     return 1
 
 
-def _paths(node: Node, conflict: Conflict) -> tuple[str, str]:
+def _act_of(keep: str, acts: Mapping[str, Act]) -> Act:
+    if keep not in acts:
+        raise UserError(f"'{keep}': keep this, other or both", ExitCode.USAGE)
+    return acts[keep]
+
+
+def _path(path: str, node: Node) -> bytes:
+    return b"/" + b"/".join(parts_of(node, path))
+
+
+def _paths(node: Node, conflict: Conflict) -> tuple[bytes, bytes]:
     directory, wanted, shown, _ = conflict
-    return report.path_of(node, directory, wanted), report.path_of(node, directory, shown)
+    return report.path_bytes(node, directory, wanted), report.path_bytes(node, directory, shown)

@@ -4,8 +4,10 @@ Nothing is rewritten: an undo is an operation like any other, so it reaches ever
 others do at the same time as any edit does, and can itself be undone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, cast
 
 from msgspec.structs import replace
@@ -40,6 +42,8 @@ from piperfs.store.pending import RecordKey
 from piperfs.store.store import Store
 
 MS_NS: Final = 1_000_000
+PAGE_ROWS: Final = 200
+END: Final = b"\xff" * 17
 
 
 def revived(head: ContentHead, now_ns: int) -> ContentBody:
@@ -75,30 +79,53 @@ class Revert:
         latest = max(head.hlc, head.seq * MS_NS)
         return head.replica == self.author and latest >= self.since_ns
 
+    def steps(self, now_ns: Callable[[], int], counts: Counter[Kind]) -> Iterator[None]:
+        """Undo everything; the caller may do other things between steps.
+
+        Names that somebody else gave come first, so that a directory is back before what hangs in
+        it; names of their own making go last, when it shows which of them are still needed.
+        """
+        touched: list[RecordKey] = []
+        for kind, table in self.store.tables.records.items():
+            for rows in table.pages(b"", END, PAGE_ROWS):
+                theirs = (key for key, heads in rows if any(map(self.is_theirs, heads)))
+                touched += [(kind, key) for key in theirs]
+                yield
+        for kind, key in sorted(touched, key=lambda key: (self._is_new_name(key), key)):
+            changes = self.changes((kind, key))
+            if changes:
+                self.store.apply_command(changes, now_ns())
+                counts[kind] += 1
+            yield
+
+    def _is_new_name(self, key: RecordKey) -> bool:
+        return key[0] is Kind.LINK and not self._others(key)
+
+    def _others(self, key: RecordKey) -> list[AnyHead]:
+        """What others have in a record, or else the last state of it that was not theirs."""
+        others = [head for head in self.store.heads(*key) if not self.is_theirs(head)]
+        past = (p.head for p in self.past.get(key, ()) if not self.is_theirs(p.head))
+        return others or list(islice(past, 1))
+
     def changes(self, key: RecordKey) -> list[Change]:
         """What gives one record its state without them; nothing if they did not touch it."""
-        heads = self.store.heads(*key)
-        if not any(map(self.is_theirs, heads)):
+        if not any(map(self.is_theirs, self.store.heads(*key))):
             return []
         kind, name = key
-        others = [head for head in heads if not self.is_theirs(head)]
-        others = (
-            others or [p.head for p in self.past.get(key, ()) if not self.is_theirs(p.head)][:1]
-        )
         undo: dict[Kind, Callable[[bytes, Sequence[AnyHead]], list[Change]]] = {
             Kind.LINK: self._link,
             Kind.CONTENT: self._content,
             Kind.ATTRIBUTES: self._attributes,
             Kind.XATTR: self._xattr,
         }
-        return undo[kind](name, others)
+        return undo[kind](name, self._others(key))
 
     def _link(self, key: bytes, others: Sequence[AnyHead]) -> list[Change]:
         link = LinkId(key)
         now = resolve.current_link(cast(Sequence[LinkHead], self.store.heads(Kind.LINK, link))).body
         if not others:
-            is_second = not is_directory(key) and not self._was_made(now.target)
-            return [KillLink(link)] if now.alive and (is_directory(key) or is_second) else []
+            is_needed = not is_directory(key) and not self._has_other_name(now.target, link)
+            return [] if is_needed or not now.alive else [KillLink(link)]
         before = resolve.current_link(cast(Sequence[LinkHead], others)).body
         changes: list[Change] = []
         if before.target != now.target:
@@ -108,11 +135,11 @@ class Revert:
         same = (now.alive, now.parent, now.name) == (True, before.parent, before.name)
         return changes if same else [*changes, MoveLink(link, before.parent, before.name)]
 
-    def _was_made(self, inode: InodeId) -> bool:
-        """Whether the file itself is of their making."""
-        key = (Kind.CONTENT, bytes(inode))
-        heads = [*self.store.contents(inode), *(p.head for p in self.past.get(key, ()))]
-        return all(map(self.is_theirs, heads))
+    def _has_other_name(self, inode: InodeId, link: LinkId) -> bool:
+        """Whether a file shows under a name that they did not give it."""
+        row = self.store.inode(inode)
+        others = [place.link for place in (row.links if row else ()) if place.link != link]
+        return any(not self.is_theirs(self.store.heads(Kind.LINK, other)[0]) for other in others)
 
     def _content(self, key: bytes, others: Sequence[AnyHead]) -> list[Change]:
         inode = InodeId(key)

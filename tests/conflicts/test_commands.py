@@ -19,13 +19,19 @@ def conflicted(pair, names):
     p, q = Mounted(pair.a.mountpoint), Mounted(pair.b.mountpoint)
     for name in names:
         p.write(name, b"base")
+    p.mkdir("same")
     pair.meet()
     pair.cut()
+    for one in (p, q):
+        one.write("same/1", b"same")
+        one.write("same/2", b"same")
     for name in names:
         p.write(name, b"P")
         q.write(name, b"Q")
     p.write("made", b"P")
     q.write("made", b"Q")
+    p.write("same/3", b"P")
+    q.write("same/3", b"Q")
     pair.heal()
     return p, q
 
@@ -33,10 +39,22 @@ def conflicted(pair, names):
 def test_conflicts_are_settled_by_command_and_by_hand(tmp_path):
     with replicas(tmp_path, "anna", "ben") as (a, b):
         pair = Pair(a, b)
-        names = ["this", "other", "both", "copy", "read", "edited", "moved", "removed", "emptied"]
+        odd = os.fsdecode(b"caf\xe9")
+        names = [
+            odd,
+            "this",
+            "other",
+            "both",
+            "copy",
+            "read",
+            "edited",
+            "moved",
+            "removed",
+            "emptied",
+        ]
         p, _ = conflicted(pair, names)
         state, here = str(a.state), a.mountpoint
-        assert a.status()["conflicts"] == len(names) + 1
+        assert a.status()["conflicts"] == len(names) + 4
 
         # By command: a path below the mount, or a volume and a path in it.
         a.piperfs("resolve", str(here / "this"), "--keep", "this")
@@ -44,7 +62,10 @@ def test_conflicts_are_settled_by_command_and_by_hand(tmp_path):
         a.piperfs("resolve", state, "/both", "--keep", "both")
         a.piperfs("resolve", state, p.copy_of("copy"), "--keep", "this")
         a.piperfs("resolve", state, str(here / "made"), "--keep", "other")
+        a.piperfs("resolve", str(here / odd), "--keep", "other")
+        a.piperfs("resolve", state, "same", "--all", "--identical", "--keep", "this")
         assert a.run("resolve", state, "this", "--keep", "this").returncode == 4
+        assert a.run("resolve", state, "same", "--all", "--keep", "other").returncode == 2
         assert a.run("resolve", "/etc/hostname", "--keep", "this").returncode == 4
 
         # By hand.
@@ -58,14 +79,15 @@ def test_conflicts_are_settled_by_command_and_by_hand(tmp_path):
         expected = {
             "this": b"Q", "other": b"P", "both": b"Q", "both~": b"P", "copy": b"P", "made": b"P",
             "read": b"Q", "read~": b"P", "edited": b"Q", "edited~": b"P went on", "moved": b"P",
-            "removed": b"Q", "emptied": b"Q", "emptied~": b"",
+            odd: b"P", "same": None, "same/1": b"same", "same/2": b"same", "same/3": b"Q",
+            "same/3~": b"P", "removed": b"Q", "emptied": b"Q", "emptied~": b"",
         }  # fmt: skip
         pair.meet()
         for one in (a, b):
             found = Mounted(one.mountpoint).tree()
             assert agrees(expected, found, fold), (one.name, found)
             listed = json.loads(one.piperfs("conflicts", str(one.state), "--json"))
-            assert [item["path"] for item in listed] == ["/read"]
+            assert sorted(item["path"] for item in listed) == ["/read", "/same/3"]
 
 
 def make_a_mess(q):

@@ -5,9 +5,9 @@ from blake3 import blake3
 
 from piperfs.core.ids import ChunkId
 from piperfs.core.record import ContentBody
-from piperfs.store.change import DeleteContent, PutContent
+from piperfs.store.change import DeleteContent, MoveLink, PutContent
 from piperfs.store.collector import DAY_NS, VERSIONS_MIN, Collector
-from tests.support.stores import SECOND, Node
+from tests.support.stores import SECOND, Node, TestClock, exchange
 
 
 @pytest.fixture
@@ -97,3 +97,51 @@ def test_commits_go_on_between_the_steps_and_wants_that_nothing_needs_end(node):
     assert collector.freed_chunks == 450
     assert node.store.chunks.has(current)
     assert not node.store.chunks.is_wanted(absent)
+
+
+def test_versions_of_a_file_deleted_long_ago_go_too(node):
+    file = node.create(node.root, b"f")
+    versions = []
+    for n in range(3):
+        node.clock.ns += 60 * SECOND
+        versions.append(save(node, file, b"version %d" % n))
+    node.apply(DeleteContent(file))
+    node.commit()
+    collect(node)
+    assert all(map(node.store.chunks.has, versions))
+    node.clock.ns += 40 * DAY_NS
+    collect(node)
+    assert not any(map(node.store.chunks.has, versions))
+
+
+def test_a_deleted_file_that_a_rename_kept_keeps_its_bytes():
+    a, b = Node("alpha"), Node("beta", clock=TestClock(1_700_000_100))
+    file = a.create(a.root, b"f")
+    chunk = save(a, file, b"kept")
+    b.receive(a.operations())
+    a.apply(DeleteContent(file))
+    b.apply(MoveLink(b.link_of(b.root, b"f"), b.root, b"g"))
+    exchange(a, b)
+    late = Node("gamma")
+    late.receive(a.operations())
+    for node in (a, b, late):
+        node.store.chunks.put(chunk, b"kept")
+        node.commit()
+        node.clock.ns += 400 * DAY_NS
+        collect(node)
+        assert node.store.lookup(node.root, b"g") is not None
+        assert node.store.chunks.has(chunk)
+
+
+def test_a_kept_deleted_file_is_wanted_by_whoever_joins_later():
+    a, b = Node("alpha"), Node("beta", clock=TestClock(1_700_000_100))
+    file = a.create(a.root, b"f")
+    chunk = save(a, file, b"kept")
+    b.receive(a.operations())
+    a.apply(DeleteContent(file))
+    b.apply(MoveLink(b.link_of(b.root, b"f"), b.root, b"g"))
+    exchange(a, b)
+    for order in (1, -1):
+        late = Node("gamma")
+        late.receive(a.operations()[::order])
+        assert late.store.chunks.wanted(10) == [chunk]
