@@ -357,14 +357,13 @@ class LocalWriter:
         sealing = self._sealing
         envelope = operations.encode(self._replica, seq, sealing.epoch, writes, sealing.seal_bodies)
         identity = envelope.id
-        for write in writes:
+        for write, pending in zip(writes, operation.writes.values(), strict=True):
             vector = {**write.based_on, self._replica: seq}
             fields = (self._replica, seq, write.hlc, vector, write.refs, write.body, identity)
             head = cast(AnyHead, Head(*fields))
             self._parts.records.publish(write.kind, write.key, head)
             if write.kind is Kind.CONTENT:
-                pending = replace(head, seq=PENDING_SEQ, operation=PENDING)
-                self._advance_pin(InodeId(write.key), pending, head)
+                self._advance_pin(InodeId(write.key), pending.head(self._replica), head)
         self._parts.log.append(identity, envelope, len(writes))
         self._parts.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
 
