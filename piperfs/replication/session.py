@@ -42,7 +42,7 @@ REPAIR_PAUSE_S: Final = 3
 REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
 OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
 MEMBERS_BYTES: Final = 512 * KIB
-SEQ_AHEAD_MAX: Final = 86_400_000  # sequence numbers are milliseconds unless clocks jump: a day
+SEQ_AHEAD_MAX: Final = 30 * 365 * 86_400_000  # milliseconds unless clocks jump, by years too
 BATCHES_WAITING_MAX: Final = 4
 
 log = get_logger("replication")
