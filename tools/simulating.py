@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.sim import campaign, cluster, plan, shrink  # noqa: E402 - the path comes first
+from tests.sim import campaign, cluster, plan, shrink, thousand  # noqa: E402 - the path comes first
 from tests.sim.trace import Trace  # noqa: E402
 
 FOUND = ROOT / "tests" / "sim" / "found"
@@ -26,6 +26,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--trace", type=Path, help="with --seed or --replay: write the trace here")
     parser.add_argument("--replay", type=Path, help="run a plan from a file")
     parser.add_argument("--shrink", type=int, help="make a failing seed small")
+    parser.add_argument("--thousand", action="store_true", help="measure 10, 100, 1000 replicas")
     parser.add_argument("--output", type=Path, help="where --shrink writes the plan")
     return parser
 
@@ -39,7 +40,26 @@ def main(words: list[str]) -> int:
         return run_one(plan.load(asked.replay.read_bytes()), asked.trace)
     if asked.shrink is not None:
         return make_small(asked)
+    if asked.thousand:
+        return run_thousand()
     return run_campaign(asked)
+
+
+def run_thousand() -> int:
+    """A burst of writes among 10, 100 and 1000 replicas, with loss and deaths."""
+    agreed = True
+    print("replicas writers  half s  99 % s  all s  frames  KiB  (each living replica)", flush=True)
+    for replicas, writers in ((10, 1), (10, 10), (100, 1), (100, 10), (100, 100), (1000, 1),
+                              (1000, 10), (1000, 100)):  # fmt: skip
+        got = thousand.measure(replicas, writers, 0.2, 0.3)
+        print(
+            f"{replicas:8} {writers:7} {got.half_s:7.1f} {got.most_s:7.1f} {got.all_s:6.1f} "
+            f"{got.messages:7.0f} {got.kilobytes:4.0f}  {got.connections:.1f} connections "
+            f"(at most {got.connections_max}), at most {got.addresses_max} addresses",
+            flush=True,
+        )
+        agreed &= got.all_agree
+    return 0 if agreed else 1
 
 
 def run_one(chosen: plan.Plan, path: Path | None) -> int:

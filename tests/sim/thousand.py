@@ -58,10 +58,8 @@ class Report(msgspec.Struct):
     half_s: float
     most_s: float  # 99 %
     all_s: float
-    rounds: float  # the time in units of one average hop
     messages: float  # of each living replica
     kilobytes: float
-    payload_share: float  # how often a write crossed a line, for each living replica
     all_agree: bool
 
 
@@ -211,12 +209,11 @@ class Crowd:
         times = sorted(light.done_at if light.done_at is not None else math.inf for light in alive)
         living = len(alive)
         known = [len(light.replicator._dials) for light in alive]
-        hop = 0.03  # a commit's window and the way
         return Report(
             len(self.lights), self.writers, self.loss, len(dead), sum(before) / len(before),
             max(before), max(known), components, times[living // 2], times[living * 99 // 100],
-            times[-1], times[-1] / hop, (self.fabric.frames - frames) / living,
-            (self.fabric.bytes - moved) / living / 1024, 0.0, times[-1] < math.inf,
+            times[-1], (self.fabric.frames - frames) / living,
+            (self.fabric.bytes - moved) / living / 1024, times[-1] < math.inf,
         )  # fmt: skip
 
     async def _wait(self, alive: list[Light], begun: float) -> None:
