@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +20,9 @@ STAMP = VENV / "piperfs.stamp"
 CONSTRAINTS = ROOT / "packaging/constraints.txt"
 
 # What the product needs to be built and to run, and what the tests call beside it.
-PRODUCT_PACKAGES = ("fuse3", "libfuse3-dev", "pkg-config", "gcc", "libc6-dev")
+PRODUCT_PACKAGES = (
+    "fuse3", "gcc", "libc6-dev", "libfuse3-dev", "pkg-config", "python3-dev", "python3-venv",
+)  # fmt: skip
 TEST_PACKAGES = (
     "acl", "attr", "git", "groff-base", "iproute2", "man-db", "procps", "rsync", "sqlite3",
     "strace", "systemd",
@@ -44,7 +45,7 @@ def ensure() -> Path:
     fingerprint = _fingerprint()
     if not _is_current(fingerprint):
         _require_python()
-        install_packages(*PRODUCT_PACKAGES, *TEST_PACKAGES, *_python_packages())
+        install_packages(*PRODUCT_PACKAGES, *TEST_PACKAGES)
         make_venv(VENV, sys.executable, "--editable", f"{ROOT}[dev]")
         STAMP.write_text(fingerprint)
     return PYTHON
@@ -84,16 +85,6 @@ def say(text: str) -> None:
 def _require_python() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - whatever python3 is here runs this file
         fail(f"PiperFS needs Python 3.11 or later; this is {sys.version.split()[0]}")
-
-
-def _python_packages() -> tuple[str, ...]:
-    """Debian splits its Python; one built from source brings its headers and ensurepip along."""
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    debian = sysconfig.get_config_var("prefix") == "/usr"
-    wanted = ("python3-dev",) if debian and not header.exists() else ()
-    if debian:
-        wanted += ("python3-venv",)
-    return wanted
 
 
 def install_packages(*names: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 180
+TIMEOUT_S = 600  # an installation on a busy machine
 SYSTEMD = "/lib/systemd/systemd"
 BOOT = f"""set -e
 mount --make-rprivate /
