@@ -110,6 +110,11 @@ class Shared:
             raise
         return parse(data)
 
+    def _read_covered(self, descriptor: int) -> Parsed:
+        """What a call just covered, from the daemon: the kernel's pages may be older by a moment."""
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return self._read(descriptor)
+
     # Changing contents
 
     def _begin(self, action: str, saw: Parsed | None, **what: Any) -> str:
@@ -210,7 +215,7 @@ class Shared:
             return
         before = _links(held)
         os.rename(source, target)
-        self._finish(self._read(held), blind=_links(held) >= before)
+        self._finish(self._read_covered(held), blind=_links(held) >= before)
 
     def _drop(self, descriptor: int) -> None:
         if descriptor >= 0:
@@ -238,7 +243,7 @@ class Shared:
         try:
             before = _links(descriptor)
             os.unlink(path)
-            self._finish(self._read(descriptor), blind=_links(descriptor) >= before)
+            self._finish(self._read_covered(descriptor), blind=_links(descriptor) >= before)
         except OSError as error:
             self._void(error)
             raise
