@@ -111,7 +111,7 @@ class Shared:
         return parse(data)
 
     def _read_covered(self, descriptor: int) -> Parsed:
-        """What a call just covered, from the daemon: the kernel's pages may be older by a moment."""
+        """What a call just covered; the daemon is asked, as the kernel may lag a moment behind."""
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         return self._read(descriptor)
 
