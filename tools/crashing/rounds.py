@@ -26,7 +26,7 @@ JOIN_S = 60
 
 # Counts transactions that were committed; a process of its own, since it maps files of the mount.
 DATABASE = """
-import sqlite3, sys
+import os, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 db.execute("pragma journal_mode=" + sys.argv[2])
 db.execute("pragma synchronous=extra")  # full leaves the unlinked journal to luck
@@ -35,6 +35,7 @@ db.commit()
 for n in range(1, 10**9):
     db.execute("insert into t values (?, randomblob(?))", (n, n * 37 % 5000))
     db.commit()
+    os.statvfs(sys.argv[1])  # SQLite ignores that it cannot open the folder which it has to sync
     print(n, flush=True)
 """
 
