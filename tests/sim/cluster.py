@@ -16,7 +16,6 @@ from blake3 import blake3
 
 from piperfs.core.errors import PeerError, PiperError, StoreError, UserError
 from piperfs.core.identity import generate
-from piperfs.core.ids import ReplicaId
 from piperfs.core.membership_records import record_id
 from piperfs.core.ticket import Ticket, make_invite
 from piperfs.daemon.node import Node
@@ -96,6 +95,11 @@ class Cluster:
         machine.on_crash = self._crashed
         self.machines.append(machine)
         return machine
+
+    @property
+    def judged(self) -> list[Machine]:
+        """Those who must agree in the end."""
+        return self.machines
 
     def machine(self, number: int) -> Machine:
         return self.machines[number % len(self.machines)]
@@ -270,12 +274,12 @@ class Cluster:
             if machine.node is not None and machine.engine.is_failed:
                 machine.crash(silently=False)
             await self.boot(machine)
-        for machine in self.machines:
+        for machine in self.judged:
             with machine.visit():
                 await self.desks[machine.name].finish()
-        while not oracles.is_quiet(self.machines, self._hopeless()):
+        while not oracles.is_quiet(self.judged, self._hopeless()):
             if trio.current_time() - begun > PEACE_S_MAX:
-                reasons = oracles.why_not_quiet(self.machines)
+                reasons = oracles.why_not_quiet(self.judged)
                 raise oracles.Violation(f"O9 agreement within {PEACE_S_MAX:.0f} s:{reasons}")
             await trio.sleep(1)
         return trio.current_time() - begun
@@ -296,12 +300,13 @@ class Cluster:
 
     def _judge(self) -> None:
         oracles.require(not self.failures, "daemons do not end by themselves", self.failures)
-        oracles.agree(self.machines)
+        oracles.agree(self.judged)
         self.operations = self.machines[0].running.store.log.count()
-        desks = [self.desks[machine.name] for machine in self.machines]
+        desks = [self.desks[machine.name] for machine in self.judged]
         oracles.nothing_lost(desks, self.ledger, chunks_may_be_lost=self.chunks_may_be_lost)
-        oracles.dots_are_unique(self.machines, self.dots, frozenset[ReplicaId]())
-        for machine in self.machines:
+        liars = frozenset(m.identity.replica for m in self.machines if m not in self.judged)
+        oracles.dots_are_unique(self.judged, self.dots, liars)
+        for machine in self.judged:
             oracles.bounded(machine)
             self._note_rare(machine.running)
             if any(True for _ in machine.running.store.conflicts()):
@@ -332,7 +337,12 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return inner
 
 
-def simulate(plan: Plan, *, trace: Trace | None = None) -> Outcome:
+def simulate(
+    plan: Plan,
+    *,
+    trace: Trace | None = None,
+    make: Callable[[Plan, Trace], Cluster] = Cluster,
+) -> Outcome:
     """Run a plan from begin to end."""
     trace = trace or Trace()
     structlog.configure(
@@ -342,7 +352,7 @@ def simulate(plan: Plan, *, trace: Trace | None = None) -> Outcome:
     kept: list[Cluster] = []
 
     async def main() -> float:
-        kept.append(Cluster(plan, trace))
+        kept.append(make(plan, trace))
         return await kept[0].run()
 
     peace_s, violation = 0.0, None

@@ -1,0 +1,20 @@
+"""Each way to misbehave, among three honest replicas: they agree, lose nothing and stay bounded."""
+
+import pytest
+
+from tests.sim import hostile
+from tests.sim.cluster import simulate
+
+SHOWS = {
+    hostile.writes_names_that_cannot_be: "status names the liar",
+    hostile.signs_wrongly: "status names the liar",
+    hostile.equivocates: "both writes under one number are kept",
+}
+
+
+@pytest.mark.parametrize("behaviour", hostile.BEHAVIOURS, ids=lambda each: each.__name__)
+def test_honest_replicas_agree_beside_a_liar(behaviour):
+    outcome = simulate(hostile.plan_of(7), make=hostile.make(behaviour))
+    assert outcome.violation is None
+    shows = SHOWS.get(behaviour)
+    assert shows is None or outcome.reached.get(shows)
