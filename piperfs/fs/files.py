@@ -189,7 +189,7 @@ class Files:
         A change without an open handle (truncate by name) begins a session of its own, which the
         next flush ends.
         """
-        self._store.require_writable()
+        self._store.require_right()
         session = self._begin(node)
         if session.copy is None:
             session.copy = WorkingCopy(self.contents(node))

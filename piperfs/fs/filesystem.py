@@ -142,6 +142,7 @@ class Filesystem:
         return self._files.version(node).body.target
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
+        self._store.require_right()
         directory = self._inodes.get(parent)
         if mode & TYPE_MASK in (REGULAR, 0):
             node, _ = self._make_file(directory, name, mode, caller)
@@ -173,16 +174,20 @@ class Filesystem:
         return self._looked_up(self._names.make_symlink(directory, name, target, caller))
 
     def link(self, ino: int, parent: int, name: bytes) -> Attr:
+        self._store.require_right()
         node = self._inodes.get(ino)
         return self._looked_up(self._names.link(node, self._inodes.get(parent), name))
 
     def unlink(self, parent: int, name: bytes) -> None:
+        self._store.require_right()
         self._names.unlink(self._inodes.get(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
+        self._store.require_right()
         self._names.rmdir(self._inodes.get(parent), name)
 
     def rename(self, parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> None:
+        self._store.require_right()
         source, target = self._inodes.get(parent), self._inodes.get(new_parent)
         self._renames.rename(source, old, target, new, flags)
 
@@ -191,6 +196,7 @@ class Filesystem:
     def setattr(self, ino: int, change: SetAttr, fh: int | None, caller: Caller) -> Attr:
         """Change attributes; a new size takes effect with the file's next flush."""
         del fh
+        self._store.require_right()
         node, is_truncated = self._names.own_file(self._inodes.get(ino)), change.size is not None
         if change.size is not None:
             self._truncate(node, change.size)
@@ -232,6 +238,7 @@ class Filesystem:
         return [name for name in names if caller.uid == 0 or not name.startswith(b"trusted.")]
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        self._store.require_right()
         node = self._names.own_file(self._inodes.get(ino))
         if self._acls.concerns(name):
             self._acls.set(node, name, value, caller)
@@ -239,6 +246,7 @@ class Filesystem:
             self._xattrs.set(node, name, value, flags)
 
     def removexattr(self, ino: int, name: bytes) -> None:
+        self._store.require_right()
         node = self._names.own_file(self._inodes.get(ino))
         if self._acls.concerns(name):
             self._acls.remove(node, name)
@@ -316,7 +324,7 @@ class Filesystem:
 
     def _require_space(self, count: int) -> None:
         """Refuse work that could not be saved. Raises FsError or StoreError."""
-        self._store.require_writable()
+        self._store.require_right()
         if self._store.full is not None:
             raise FsError(self._store.full)
         available = self._space().available - count - self._store.chunks.waiting_bytes
@@ -371,6 +379,7 @@ class Filesystem:
     ) -> int:
         """Copy by sharing chunks; returns the number of bytes."""
         _require_natural(offset_in, offset_out, size)
+        self._store.require_right()
         source, target = self._files.handle(fh_in).node, self._writable(fh_out).node
         return self._ranges.copy(source, offset_in, target, offset_out, size)
 

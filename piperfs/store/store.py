@@ -195,9 +195,7 @@ class Store:
         self.on_dirty()
 
     def _apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None) -> None:
-        self.require_writable()
-        if not self.may_write():
-            raise FsError(ErrorKind.READ_ONLY, "this computer may only read the volume")
+        self.require_right()
         for change in changes:
             if isinstance(change, PutContent):
                 for chunk in change.refs:
@@ -286,6 +284,12 @@ class Store:
         """Raises StoreError when a change could never become durable."""
         if self._engine.is_failed:
             raise StoreError("the store is failing: nothing can be saved", ErrorKind.READ_ONLY)
+
+    def require_right(self) -> None:
+        """Like `require_writable`, for changes of our own: raises FsError if none would count."""
+        self.require_writable()
+        if not self.may_write():
+            raise FsError(ErrorKind.READ_ONLY, "this computer may only read the volume")
 
     @property
     def has_uncommitted(self) -> bool:
