@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT_S = 240
+TIMEOUT_S = 500
 
 kernel_only = pytest.mark.parametrize("volume", ["kernel"], indirect=True)
 
