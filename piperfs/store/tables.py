@@ -147,7 +147,8 @@ class Table(Generic[V]):
     def freeze(self) -> None:
         """Set the overlay aside for a commit; new changes gather in a fresh one."""
         assert not self._frozen, "one commit at a time"
-        self._frozen, self._active = self._active, SortedDict()
+        if self._active:  # most tables see no change between two commits
+            self._frozen, self._active = self._active, SortedDict()
 
     def encode_frozen(self) -> dict[bytes, bytes | None]:
         """The frozen overlay as bytes. Runs in the committing thread; values are immutable."""
@@ -159,6 +160,8 @@ class Table(Generic[V]):
 
     def thaw(self, *, committed: bool) -> None:
         """Forget the frozen overlay once the engine has it, or put it back after a failure."""
+        if not self._frozen:
+            return
         if not committed:
             for key, value in self._frozen.items():
                 self._active.setdefault(key, value)
