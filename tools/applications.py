@@ -8,6 +8,7 @@ asked. Both print one line per job; the exit code is 1 if anything failed.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -169,6 +170,7 @@ def main() -> int:
     parser.add_argument("--driver", default="kernel", choices=("kernel", "pyfuse3"))
     parser.add_argument("--directory", type=Path, help="where to work [the temporary directory]")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unmounts on the way out
     scratch = Path(tempfile.mkdtemp(prefix="piperfs-apps-", dir=options.directory))
     try:
         volume = Volume(scratch, options.driver)
