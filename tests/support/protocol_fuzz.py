@@ -16,6 +16,7 @@ from typing import Any
 
 import trio
 
+from piperfs.daemon.clock import in_thread
 from piperfs.fuse.kernel import layout
 from piperfs.fuse.kernel.connection import Connection
 from piperfs.fuse.kernel.layout import Opcode
@@ -144,7 +145,9 @@ async def connection(computer: Computer) -> Any:
     async def fetch(_chunks: Any, _deadline: float) -> None:
         raise AssertionError("nothing is absent here")
 
-    around = Surroundings(fetch, lambda _chunks: None, lambda: None, commit, computer.clock)
+    around = Surroundings(
+        fetch, lambda _chunks: None, lambda: None, commit, computer.clock, in_thread
+    )
     service = Service(computer.fs, around)
     with kernel, ours:
         async with trio.open_nursery() as nursery:
