@@ -89,6 +89,10 @@ class Filesystem:
 
     def report(self, changes: ChangeSet) -> None:
         """Peers changed something: whoever caches it is told."""
+        for inode in changes.content:
+            node = self._inodes.find(inode)
+            if node is not None:
+                node.is_outdated = True
         self.on_invalidate(changes)
 
     def known_ino(self, inode: InodeId) -> int | None:
@@ -112,6 +116,7 @@ class Filesystem:
     def _looked_up(self, node: Node) -> Attr:
         attr = self._attributes.get(node)
         node.lookups += 1
+        node.is_outdated = False
         return attr
 
     def _parent(self, node: Node) -> Node:
@@ -131,7 +136,10 @@ class Filesystem:
         self._inodes.forget(ino, count)
 
     def getattr(self, ino: int) -> Attr:
-        return self._attributes.get(self._inodes.get(ino))
+        node = self._inodes.get(ino)
+        attr = self._attributes.get(node)
+        node.is_outdated = False
+        return attr
 
     def readlink(self, ino: int) -> bytes:
         node = self._inodes.get(ino)
@@ -268,12 +276,25 @@ class Filesystem:
             raise FsError(ErrorKind.NOT_SUPPORTED)
         writes = flags & O_ACCMODE != 0
         if writes:
+            self._require_known_size(node)
             node = self._names.own_file(node)
         handle = self._files.open(node, reads=flags & O_ACCMODE != O_WRONLY, writes=writes)
         if flags & O_TRUNC:  # the kernel has checked that the caller may write
             self._truncate(node, 0)
         # The kernel keeps its pages: every change from elsewhere is invalidated exactly.
         return Opened(handle.fh, keep_cache=node.version is None)
+
+    def _require_known_size(self, node: Node) -> None:
+        """Let the kernel ask for attributes again before a writer builds on a version.
+
+        It places an append by the size it knows, which may be that of the version before: what is
+        written would lie on top of what another computer wrote. At ESTALE it looks the name up
+        anew and tries once more.
+        """
+        if node.is_outdated and not node.is_retried:
+            node.is_outdated, node.is_retried = False, True
+            raise FsError(ErrorKind.STALE)
+        node.is_retried = False
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
@@ -285,6 +306,7 @@ class Filesystem:
             if flags & O_EXCL:
                 raise FsError(ErrorKind.EXISTS)
             node = self._names.node_of(found)
+            node.is_outdated = False  # the answer holds the attributes
             opened = self.open(node.ino, flags)
             return self._looked_up(node), opened
         node, _ = self._make_file(directory, name, mode, caller)

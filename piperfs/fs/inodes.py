@@ -51,6 +51,8 @@ class Node:
     handles: int = 0
     anonymous: Anonymous | None = None
     version: Found | None = None  # a losing version shown as a conflict copy
+    is_outdated: bool = False  # it changed elsewhere since the kernel was told its attributes
+    is_retried: bool = False  # an open was sent back for that
 
 
 class Inodes:

@@ -7,7 +7,8 @@ import pytest
 
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.fs.api import ROOT_INO, SetAttr
-from tests.support.computers import O_RDONLY, ROOT_USER, Computer, exchange
+from piperfs.store.changes import ChangeSet
+from tests.support.computers import O_RDONLY, O_RDWR, ROOT_USER, Computer, exchange
 
 
 @pytest.fixture
@@ -319,3 +320,20 @@ def test_unnamed_file_can_be_linked(computer):
     computer.fs.link(ino, ROOT_INO, b"named")
     computer.close(opened.fh)
     assert computer.read("named") == b"tmp"
+
+
+def test_a_writer_that_may_not_know_the_size_is_sent_back_once(computer):
+    """The kernel asks anew and tries again; an append must not land in what came from elsewhere."""
+    computer.write("log", b"1")
+    ino = computer.walk("log").ino
+    change = ChangeSet(content={computer.fs._inodes.get(ino).inode})
+    computer.fs.report(change)
+    computer.fs.release(computer.fs.open(ino, O_RDONLY).fh)
+    with pytest.raises(FsError) as caught:
+        computer.fs.open(ino, O_RDWR)
+    assert caught.value.kind is ErrorKind.STALE
+    computer.fs.report(change)
+    computer.fs.release(computer.fs.open(ino, O_RDWR).fh)  # never twice in a row
+    computer.fs.report(change)
+    computer.walk("log")
+    computer.fs.release(computer.fs.open(ino, O_RDWR).fh)
