@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from tests.sim.cluster import Outcome, simulate
 from tests.sim.plan import KINDS, draw
@@ -36,6 +37,7 @@ MUST_REACH = (
     "power was lost just before a batch was durable",
     "power was lost just after a batch was durable",
 )
+BATCH = 8  # seeds for each process at a time
 SEEDS_FOR_COVERAGE = 1000  # fewer may miss a state by chance
 
 
@@ -86,11 +88,13 @@ def run(
     begun = time.monotonic()
     work = partial(run_one, machines, seconds)
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=200) as pool:
-        for outcome, cpu_s in pool.imap_unordered(work, seeds, chunksize=1):
-            summary.add(outcome, seconds)
-            summary.cpu_s += cpu_s
-            summary.wall_s = time.monotonic() - begun
-            report(summary, outcome)
+        waiting = iter(seeds)
+        while batch := list(islice(waiting, jobs * BATCH)):  # a pool reads as far as it can
+            for outcome, cpu_s in pool.imap_unordered(work, batch):
+                summary.add(outcome, seconds)
+                summary.cpu_s += cpu_s
+                summary.wall_s = time.monotonic() - begun
+                report(summary, outcome)
     return summary
 
 
