@@ -39,6 +39,7 @@ from piperfs.core.record import (
     xattr_key,
 )
 from piperfs.core.ticket import Ticket, format_ticket, parse_ticket
+from piperfs.fs import filesystem
 from piperfs.protocol import messages as m
 from piperfs.protocol.framing import FrameReader
 from piperfs.replication import network, replicator
@@ -239,6 +240,7 @@ BOTH: dict[str, tuple[Callable[[int], object], ...]] = {
     "CONTROL_REQUEST_BYTES_MAX": (lambda n: control_line(n - 1),),
 }
 ELSEWHERE = {
+    "TIME_NS_MAX": "test_times",
     "LINKS_PER_INODE_MAX": "test_links_of_one_inode",
     "INLINE_EXTENTS_MAX": "test_a_longer_manifest_becomes_a_tree",
     "MEMBERSHIP_PENDING_MAX": "test_records_that_wait",
@@ -279,6 +281,13 @@ def test_at_the_limit_and_one_beyond(name: str, case: Callable[[int], object]) -
     case(limit)
     with pytest.raises((PeerError, UserError, FsError, OverflowError)):
         case(limit + 1)
+
+
+def test_times() -> None:
+    """A time beyond what 64 bits hold is kept as the last that they do."""
+    last = limits.TIME_NS_MAX
+    kept = [filesystem._clamped(each) for each in (last, last + 1, -last - 1)]
+    assert kept == [last, last, -last]
 
 
 def test_links_of_one_inode(monkeypatch: pytest.MonkeyPatch) -> None:
