@@ -78,14 +78,21 @@ class Inodes:
         return self._by_inode.get(inode)
 
     def number(self, inode: InodeId) -> int:
-        """The kernel number of an inode, whether the kernel knows it or not."""
+        """The kernel number of an inode, whether the kernel knows it or not.
+
+        A listing and a lookup must give the same one, so a number that is taken, by a file that was
+        replaced or is open without a name, is decided on here.
+        """
         node = self._by_inode.get(inode)
         if node is not None:
             return node.ino
         if inode == self._store.root:
             return ROOT_INO
-        written = self._store.local(inode).ino
-        return written or self._derive(inode)
+        number = self._store.local(inode).ino or self._derive(inode)
+        if number in self._by_ino:
+            number = self.fresh_number()
+            self.write_down(inode, number)
+        return number
 
     def _derive(self, inode: InodeId) -> int:
         number = int.from_bytes(inode[1:9], "big") & INO_MASK
@@ -96,9 +103,6 @@ class Inodes:
         node = self._by_inode.get(inode)
         if node is None:
             number = self.number(inode)
-            if number in self._by_ino:  # the number of a file that was replaced, or bad luck
-                number = self.fresh_number()
-                self.write_down(inode, number)
             node = Node(number, inode)
             self._by_ino[number] = self._by_inode[inode] = node
         node.version = version
