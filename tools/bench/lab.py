@@ -37,7 +37,7 @@ class Side:
     def cpu_s(self) -> float:
         """CPU seconds that the serving processes have used."""
         total = 0
-        for pid in self.pids:
+        for pid in (*self.pids, *(child for served in self.pids for child in _children(served))):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
         return total / TICKS
@@ -48,6 +48,10 @@ class Side:
         do(self.path)
         self.walls.setdefault(step, []).append((time.perf_counter() - begun) / count)
         self.cpus.setdefault(step, []).append((self.cpu_s() - cpu) / count)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def resident_bytes(pid: int) -> int:

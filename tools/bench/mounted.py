@@ -12,7 +12,6 @@ from lab import Side, drop_caches, print_table, three_sides
 MIB = 1 << 20
 NAMES = 1000
 STREAM_MIB = 512
-NOISE = os.urandom(MIB)
 
 
 def metadata(base: Path, rounds: int) -> None:
@@ -56,32 +55,36 @@ def _steps(folder: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
 
 def stream(base: Path, rounds: int) -> None:
     """Half a GiB of noise written, read from the disk, and read from memory."""
+    noise = [os.urandom(MIB) for _ in range(STREAM_MIB)]  # all different: nothing to share
+
+    def write(path: Path) -> None:
+        with (path / "film").open("wb", buffering=0) as file:
+            for block in noise:
+                file.write(block)
+            os.fsync(file.fileno())
+
     with three_sides(base) as sides:
         for _ in range(rounds):
-            for side in sides:
-                side.measure("write 1 MiB, fsync at the end", STREAM_MIB, _write_film)
-            for side in sides:
-                drop_caches()
-                side.measure("read 1 MiB, cold", STREAM_MIB, _read_film)
-            for side in sides:
-                side.measure("read 1 MiB, warm", STREAM_MIB, _read_film)
-            for side in sides:
-                (side.path / "film").unlink()
+            _stream_once(sides, write)
         print_table("stream", "µs", 1e6, sides)
         _print_rates(sides)
+
+
+def _stream_once(sides: Sequence[Side], write: Callable[[Path], None]) -> None:
+    for side in sides:
+        side.measure("write 1 MiB, fsync at the end", STREAM_MIB, write)
+    for side in sides:
+        drop_caches()
+        side.measure("read 1 MiB, cold", STREAM_MIB, _read_film)
+    for side in sides:
+        side.measure("read 1 MiB, warm", STREAM_MIB, _read_film)
+        (side.path / "film").unlink()
 
 
 def _print_rates(sides: Sequence[Side]) -> None:
     for side in sides:
         rates = [f"{step}: {1 / min(walls):.0f} MiB/s" for step, walls in side.walls.items()]
         print(f"{side.name}: {'; '.join(rates)}")
-
-
-def _write_film(path: Path) -> None:
-    with (path / "film").open("wb", buffering=0) as file:
-        for number in range(STREAM_MIB):
-            file.write(number.to_bytes(8, "big") + NOISE[8:])
-        os.fsync(file.fileno())
 
 
 def _read_film(path: Path) -> None:
