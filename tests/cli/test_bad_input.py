@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from piperfs.core.ticket import format_ticket, parse_ticket
 from tests.support.volumes import Replica, replicas
@@ -261,10 +262,10 @@ def test_afterwards_nothing_was_harmed(world: World):
 
 
 def everything_below(base: Path) -> dict[str, bytes | None]:
-    """Names and small contents; what daemons and locks write all the time is left out."""
+    """Names and hashes of contents; what daemons and locks write all the time is left out."""
     busy = ("lock", "lock.mdb", "data.mdb", "daemon.log", "reserve")
     found: dict[str, bytes | None] = {}
     for path in base.rglob("*"):
         if path.name not in busy and not path.is_socket():
-            found[str(path)] = path.read_bytes() if path.is_file() else None
+            found[str(path)] = blake3(path.read_bytes()).digest() if path.is_file() else None
     return found
