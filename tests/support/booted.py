@@ -28,6 +28,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 rm -rf /usr/lib/systemd/system/*.wants /etc/systemd/system/*.wants
+rm -rf /var/lib/piperfs /etc/default/piperfs
 : > /etc/fstab
 printf '[Unit]\\nDescription=Test\\n' > /etc/systemd/system/test.target
 ip link set lo up
