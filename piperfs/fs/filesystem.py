@@ -413,8 +413,9 @@ class Filesystem:
     # Flushing
 
     def dirty_bytes(self, ino: int) -> int:
-        """Roughly how many bytes of a file are in memory only."""
-        session = self._files.session(self._inodes.get(ino))
+        """Roughly how many bytes of a file are in memory only; none of one that is gone."""
+        node = self._inodes.numbered(ino)
+        session = None if node is None else self._files.session(node)
         return 0 if session is None or session.copy is None else session.copy.dirty_bytes
 
     def dirty_inos(self) -> list[tuple[int, float]]:
@@ -427,8 +428,12 @@ class Filesystem:
         ]
 
     def begin_flush(self, ino: int, *, spill: bool = False) -> Flush | None:
-        """Work to be executed, in a thread if it is large; None if there is nothing to do."""
-        return self._files.begin_flush(self._inodes.get(ino), spill=spill)
+        """Work to be executed, in a thread if it is large; None if there is nothing to do.
+
+        Whoever flushes in the background may come when the file is closed and forgotten.
+        """
+        node = self._inodes.numbered(ino)
+        return None if node is None else self._files.begin_flush(node, spill=spill)
 
     def finish_flush(self, ino: int, flush: Flush) -> None:
         self._files.finish_flush(self._inodes.get(ino), flush)

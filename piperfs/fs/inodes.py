@@ -73,6 +73,10 @@ class Inodes:
             raise FsError(ErrorKind.STALE)
         return node
 
+    def numbered(self, ino: int) -> Node | None:
+        """The entry of a number, if the kernel still knows it."""
+        return self._by_ino.get(ino)
+
     def find(self, inode: InodeId) -> Node | None:
         """The entry of an inode, if the kernel knows it."""
         return self._by_inode.get(inode)

@@ -212,6 +212,18 @@ def test_writes_during_a_flush_are_kept(computer):
     assert computer.read("f")[98:107] == b"aalateraa"
 
 
+def test_whoever_flushes_a_forgotten_file_finds_nothing_to_do(computer):
+    """What runs in the background may come after the last close, unlink and forget."""
+    fh = computer.create("f")
+    ino = computer.stat("f").ino
+    computer.fs.write(fh, 0, b"a")
+    computer.close(fh)
+    computer.fs.unlink(ROOT_INO, b"f")
+    computer.fs.forget(ino, 1 << 30)
+    assert computer.fs.begin_flush(ino) is None
+    assert computer.fs.dirty_bytes(ino) == 0
+
+
 def test_copied_range_shares_chunks(computer):
     data = os.urandom(2_000_000)
     computer.write("a", data)
