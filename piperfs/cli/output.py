@@ -19,8 +19,8 @@ Row = Sequence[object]
 
 
 def line(text: str) -> None:
-    """Print one line of the answer."""
-    print(text)
+    """Print one line of the answer, which somebody may wait for."""
+    print(text, flush=True)
 
 
 def error(text: str) -> None:
@@ -35,7 +35,7 @@ def note(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """Print an answer for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+    print(json.dumps(value, indent=2, ensure_ascii=True), flush=True)
 
 
 def table(heads: Sequence[str], rows: Sequence[Row]) -> None:

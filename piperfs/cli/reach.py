@@ -12,14 +12,17 @@ from piperfs.control import client, places
 from piperfs.control.messages import Arguments
 
 
-def ask(volume: str, do: str, arguments: Arguments | None = None) -> Any:
-    """Ask for a verb and return its answer, showing progress on a terminal.
+def ask(
+    volume: str, do: str, arguments: Arguments | None = None, news: client.Show | None = None
+) -> Any:
+    """Ask for a verb and return its answer; `news` takes its progress, else a terminal shows it.
 
     Raises:
         UserError: what went wrong, for a person.
     """
     state = places.resolve_volume(volume)
-    with output.progress() as show:
+    with output.progress(wanted=news is None) as bar:
+        show = news or bar
         connection = places.connect(state)
         if connection is not None:
             return client.call(connection, do, arguments or {}, show)

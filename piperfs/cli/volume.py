@@ -11,6 +11,7 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask, ask_offline
+from piperfs.control.messages import Arguments, Reply
 from piperfs.control.places import resolve_volume, state_root
 
 ROLES = ("admin", "writer", "reader", "store")
@@ -66,11 +67,16 @@ def init(volume: str, label: str, member: str, as_json: bool) -> None:
 @click.command()
 @volume_argument
 @click.option("--role", type=click.Choice(ROLES), default="writer", show_default=True)
-@click.option("--expires", type=Duration(), default="24h", show_default=True)
+@click.option("--expires", type=Duration(), help="How long it is good [24h; with --pair 10m].")
+@click.option("--pair", is_flag=True, help="Print a short code instead, and wait for its use.")
 @as_json
-def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
+def invite(volume: str, role: str, expires: int | None, pair: bool, as_json: bool) -> None:
     """Print a ticket that lets one more computer in, once."""
-    made = ask(volume, "invite", {"role": role, "expires_s": expires})
+    arguments: Arguments = {"role": role, "expires_s": expires}
+    if pair:
+        _wait_for_pair(volume, arguments, as_json=as_json)
+        return
+    made = ask(volume, "invite", arguments)
     if as_json:
         output.as_json(made)
     else:
@@ -79,18 +85,51 @@ def invite(volume: str, role: str, expires: int, as_json: bool) -> None:
         output.note("The ticket names no address: mount or serve the volume, and invite again.")
 
 
+def _wait_for_pair(volume: str, arguments: Arguments, *, as_json: bool) -> None:
+    def show(news: Reply) -> None:
+        """The code comes first, and again with each wrong try."""
+        if news.done:
+            output.note(f"A wrong code was tried ({news.done} of {news.total}).")
+        elif as_json:
+            output.as_json({"code": news.progress})
+        else:
+            output.line(news.progress or "")
+            output.note(
+                "Type this on the other computer, at `piperfs join VOLUME --pair`. It works once, "
+                "as long as this command waits."
+            )
+
+    came = ask(volume, "pair", arguments, show)
+    if as_json:
+        output.as_json(came)
+    else:
+        output.line(f"{came['name']} has joined")
+        output.line(f"Check words: {came['words']}")
+
+
 @click.command()
 @volume_argument
-@click.argument("ticket")
+@click.argument("ticket", required=False)
+@click.option("--pair", is_flag=True, help="Ask for the code of `invite --pair` instead.")
+@click.option("--peer", default="", metavar="HOST:PORT", help="Where --pair finds the other one.")
 @member_name
 @as_json
-def join(volume: str, ticket: str, member: str, as_json: bool) -> None:
+def join(
+    volume: str, ticket: str | None, pair: bool, peer: str, member: str, as_json: bool
+) -> None:
     """Make this computer a member; TICKET - is read from stdin."""
-    if ticket == "-":
-        ticket = sys.stdin.readline(64 * 1024) if sys.stdin is not None else ""
+    arguments: Arguments = {"member": member}
+    if pair:
+        arguments |= {"code": _code(ticket), "peer": peer}
+    elif ticket is None:
+        raise click.UsageError("missing argument 'TICKET', or --pair")
+    else:
+        arguments["ticket"] = _read_line() if ticket == "-" else ticket.strip()
+    if peer and not pair:
+        raise click.UsageError("--peer goes with --pair; a ticket says where to ask")
     state = resolve_volume(volume)
     with output.progress(wanted=not as_json) as show:
-        made = ask_offline(state, "join", {"ticket": ticket.strip(), "member": member}, show)
+        made = ask_offline(state, "join", arguments, show)
     if as_json:
         output.as_json(made)
         return
@@ -99,6 +138,19 @@ def join(volume: str, ticket: str, member: str, as_json: bool) -> None:
         output.line(f"Check words: {made['check_words']}")
         output.note("`piperfs members` shows the same words on the computer that let this one in.")
     _say_protection(made)
+
+
+def _code(argument: str | None) -> str:
+    """The code, from the terminal or standard input; other users can read arguments."""
+    if argument not in (None, "-"):
+        raise click.UsageError("--pair asks for the code itself, or reads it from standard input")
+    if argument is None and sys.stdin is not None and sys.stdin.isatty():
+        return str(click.prompt("Code", err=True)).strip() or " "
+    return _read_line() or " "
+
+
+def _read_line() -> str:
+    return sys.stdin.readline(64 * 1024).strip() if sys.stdin is not None else ""
 
 
 def _say_protection(made: dict[str, Any]) -> None:

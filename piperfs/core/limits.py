@@ -43,6 +43,9 @@ MEMBERSHIP_PENDING_BYTES_MAX: Final = 4 * MIB
 MEMBERSHIP_RECORDS_MAX: Final = 25_000  # whose ids fit one message
 TICKET_CHARS_MAX: Final = 4096
 TICKET_ADDRESSES_MAX: Final = 16
+PAIRING_TRIES_MAX: Final = 3  # of one code, all addresses together
+PAIRING_S_MAX: Final = 600  # how long a code is good
+PAIRING_JOIN_S: Final = 60  # from the right code to the join
 LABEL_CHARS_MAX: Final = 100
 PARENTS_MAX: Final = 64
 

@@ -27,6 +27,7 @@ from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.obs.log import get_logger
+from piperfs.replication.pairing import Pairing
 from piperfs.store.cells import Cells
 from piperfs.store.change import SetAttributes
 from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
@@ -64,6 +65,7 @@ class Node:
     store: Store
     clock: Clock
     space: DiskSpace
+    pairing: Pairing = field(default_factory=Pairing)
     committer: Committer = field(init=False)
     filesystem: "Filesystem | None" = None
     replicator: "Replicator | None" = None
@@ -131,11 +133,15 @@ class Node:
 
     def author(self, statement: Statement) -> bytes:
         """Sign a statement about members. Raises UserError without the right to."""
+        self.need_admin()
+        return self.sign_record(statement)
+
+    def need_admin(self) -> None:
+        """Raises UserError unless this computer is one."""
         if self.role != "admin":
             raise UserError(
                 f"this needs the role admin; this computer's is {self.role}", ExitCode.REFUSED
             )
-        return self.sign_record(statement)
 
     def sign_record(self, statement: Statement) -> bytes:
         """Sign a record of any kind."""

@@ -27,8 +27,11 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
         return describe(node)
 
     async def join(request: Request, progress: Progress) -> Any:
-        ticket, member = text(request, "ticket"), text(request, "member")
-        node, words = await joining.join(state, ticket, member, clock, progress)
+        guest = joining.Guest(state, text(request, "member"), clock, progress)
+        if code := text(request, "code"):
+            node, words = await joining.pair(guest, code, text(request, "peer"))
+        else:
+            node, words = await joining.join(guest, text(request, "ticket"))
         opened.append(node)
         return describe(node) | {"role": node.role, "check_words": words}
 

@@ -91,6 +91,7 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         await nursery.start(lifecycle.stop_on_signal, stop)
         replicator = node.replicator = _replicator(node, job.options)
         metrics.add(replicator.samples)
+        metrics.add(node.pairing.samples)
         await nursery.start(replicator.run)
         node.store.tables.meta.put(ADDRESSES, " ".join(replicator.reachable).encode())
         if job.mountpoint is not None:

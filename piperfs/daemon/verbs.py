@@ -12,9 +12,10 @@ import trio
 from piperfs.control.messages import Request
 from piperfs.control.server import Progress, Verb
 from piperfs.core.errors import ExitCode, UserError
+from piperfs.core.limits import PAIRING_S_MAX
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
-from piperfs.daemon import repairing, report, versions
+from piperfs.daemon import pairing, repairing, report, versions
 from piperfs.daemon.node import ADDRESSES, Node
 from piperfs.obs.metrics import Metrics
 from piperfs.store.collector import Collector
@@ -22,8 +23,8 @@ from piperfs.store.collector import Collector
 SECOND_NS: Final = 1_000_000_000
 NAMES: Final = (
     "status", "peers", "members", "conflicts", "resolve", "history", "restore", "revert", "digest",
-    "metrics", "invite", "remove-member", "set-role", "rotate-keys", "sync", "flush", "fsck",
-    "collect",
+    "metrics", "invite", "pair", "remove-member", "set-role", "rotate-keys", "sync", "flush",
+    "fsck", "collect",
 )  # fmt: skip
 ROLES: Final[tuple[Role, ...]] = ("admin", "writer", "reader", "store")
 
@@ -110,6 +111,11 @@ class Verbs:
             "expires": report.iso(expires),
             "addresses": list(ticket.addresses),
         }
+
+    async def pair(self, request: Request, progress: Progress) -> Any:
+        """Let in whoever types the code that is reported first."""
+        seconds = number(request, "expires_s", PAIRING_S_MAX)
+        return msgspec.to_builtins(await pairing.pair(self._node, role(request), seconds, progress))
 
     def _remembered(self) -> list[str]:
         raw = self._node.store.tables.meta.get(ADDRESSES)

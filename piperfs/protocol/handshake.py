@@ -64,6 +64,7 @@ class Fault(enum.Enum):
     REMOVED = "removed"
     PROOF = "proof"  # a man in the middle, a replay, a changed hello, a forwarded proof
     TICKET = "ticket"
+    PAIRING = "pairing"  # a wrong or old code
     SLOW = "slow"
     DECLINED = "declined"  # the other end refuses us
 

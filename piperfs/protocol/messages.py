@@ -14,7 +14,13 @@ from piperfs.core import limits
 from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId, VolumeId
-from piperfs.core.limits import ADDRESS_CHARS_MAX, ADDRESSES_MAX, FRAME_BYTES_MAX, SEQ_MAX
+from piperfs.core.limits import (
+    ADDRESS_CHARS_MAX,
+    ADDRESSES_MAX,
+    FRAME_BYTES_MAX,
+    SEQ_MAX,
+    TICKET_CHARS_MAX,
+)
 
 VERSION: Final = 1
 ITEMS_MAX: Final = limits.MESSAGE_ITEMS_MAX
@@ -25,6 +31,7 @@ T = TypeVar("T")
 
 Bytes16: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Share: TypeAlias = Annotated[bytes, Meta(min_length=33, max_length=33)]  # of SPAKE2
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Chunk: TypeAlias = Annotated[ChunkId, Meta(min_length=32, max_length=32)]
 Operation: TypeAlias = Annotated[OperationId, Meta(min_length=32, max_length=32)]
@@ -79,6 +86,33 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
     """Why the connection ends, for a person."""
 
     reason: Text
+
+
+class Pair(msgspec.Struct, array_like=True, frozen=True, tag="pair"):
+    """In the place of a hello: a computer without a ticket, whose user was told a short code."""
+
+    version: int
+    nameplate: Annotated[str, Meta(max_length=4)]  # the word of the code that is no secret
+    share: Share
+
+
+class PairShare(msgspec.Struct, array_like=True, frozen=True, tag="pair-share"):
+    """The server's part of the exchange."""
+
+    share: Share
+
+
+class PairProof(msgspec.Struct, array_like=True, frozen=True, tag="pair-proof"):
+    """The client has come to a key, which is the server's if their codes are the same."""
+
+    proof: Bytes32
+
+
+class PairTicket(msgspec.Struct, array_like=True, frozen=True, tag="pair-ticket"):
+    """The server has the same key, and under it a ticket for the client."""
+
+    proof: Bytes32
+    sealed: Annotated[bytes, Meta(max_length=TICKET_CHARS_MAX + 16)]
 
 
 class State(msgspec.Struct, array_like=True, frozen=True, tag="state"):
@@ -194,6 +228,10 @@ Message: TypeAlias = (
     | Join
     | Admitted
     | Refused
+    | Pair
+    | PairShare
+    | PairProof
+    | PairTicket
     | State
     | MemberIds
     | Members

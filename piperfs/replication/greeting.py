@@ -4,12 +4,12 @@ Nothing of the volume is said before the other end has proved to be a member, or
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
 from piperfs.core.epochs import JoinRequest, admit, epoch_keys, request_join
-from piperfs.core.errors import DisconnectedError, ExitCode, PeerError, UserError
+from piperfs.core.errors import ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, PublicKeys
 from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.core.limits import FRAME_BYTES_MAX, LABEL_CHARS_MAX, PREAUTH_TIMEOUT_S
@@ -33,18 +33,18 @@ from piperfs.protocol.messages import (
     Hello,
     Join,
     Message,
+    Pair,
     Refused,
     Welcome,
 )
+from piperfs.replication import pairing
 from piperfs.replication.channel import Channel
+from piperfs.replication.inbox import REASON_CHARS_MAX, Inbox
 from piperfs.replication.ports import Local
 
-REASON_CHARS_MAX: Final = 200
 RECORD_BYTES_AT_ONCE: Final = FRAME_BYTES_MAX // 2
 
 log = get_logger("members")
-
-M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +56,13 @@ class Greeted:
     rest: tuple[Message, ...] = ()  # what came right behind the greeting
 
 
-class Inbox:
-    """Messages of a channel, one by one."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._messages: list[Message] = []
-
-    @property
-    def rest(self) -> tuple[Message, ...]:
-        """What was received and not asked for yet."""
-        return tuple(self._messages)
-
-    async def next(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind. Raises PeerError."""
-        if not self._messages:
-            self._messages = await self._receive()
-        message = self._messages.pop(0)
-        if isinstance(message, Refused):
-            raise HandshakeError(Fault.DECLINED, message.reason[:REASON_CHARS_MAX])
-        if not isinstance(message, kind):
-            said = f"it sends {type(message).__name__} instead of {kind.__name__}"
-            raise HandshakeError(Fault.MALFORMED, said)
-        return message
-
-    async def _receive(self) -> list[Message]:
-        try:
-            return await self._channel.receive()
-        except DisconnectedError:
-            raise
-        except PeerError as error:
-            raise HandshakeError(Fault.MALFORMED, str(error)) from error
-
-
 def _hello(local: Local, *, joining: bool = False) -> Hello:
     nonce = local.clock.entropy(NONCE_BYTES)
     return Hello(VERSION, local.graph.volume, local.identity.replica, nonce, joining)
 
 
 async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
-    """Greet the other end; None if it was a new device that has been let in.
+    """Greet the other end; None if it was a new device that has been let in or given a ticket.
 
     Raises:
         HandshakeError: it is not who may talk to us, or says that we are not.
@@ -129,7 +96,10 @@ async def _greet_server(channel: Channel, inbox: Inbox, local: Local) -> Greeted
 
 
 async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted | None:
-    theirs = await inbox.next(Hello)
+    theirs = await inbox.either(Hello, Pair)
+    if isinstance(theirs, Pair):
+        await _pair(channel, inbox, theirs, local)
+        return None
     check_hello(theirs, local.graph.volume, local.identity.replica)
     own = _hello(local)
     transcript = Transcript(local.graph.volume, channel.binding, theirs, own)
@@ -152,6 +122,19 @@ async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted
     channel.trust()
     channel.send(Welcome())
     return Greeted(theirs.replica, Side.SERVER, inbox.rest)
+
+
+async def _pair(channel: Channel, inbox: Inbox, asked: Pair, local: Local) -> None:
+    """Give a ticket to a computer whose user knows the code that is open here."""
+    clock = local.clock
+    refusal: HandshakeError | None = None
+    try:
+        await pairing.answer(channel, inbox, asked, local.pairing, clock.entropy, clock.in_thread)
+    except HandshakeError as error:
+        refusal = error
+    if refusal is not None:
+        await _refuse(channel, str(refusal))
+        raise refusal
 
 
 async def _refuse(channel: Channel, reason: str) -> None:
@@ -178,6 +161,7 @@ async def _let_in(
     local.note_check_words(request.replica, words)
     log.info("member.joined", name=request.label, member=request.replica.hex()[:12], words=words)
     await local.commit()
+    local.pairing.note_join(request.invite, request.label, words)
     await _send_records(channel, list(local.graph.records().values()))
 
 

@@ -10,6 +10,7 @@ from piperfs.core.ids import ReplicaId
 from piperfs.core.membership import MembershipGraph
 from piperfs.core.membership_records import Statement
 from piperfs.core.sealing import Keyring
+from piperfs.replication.pairing import Pairing
 from piperfs.store.store import Store
 
 
@@ -48,6 +49,7 @@ class Local(Protocol):
     graph: MembershipGraph
     keyring: Keyring
     store: Store
+    pairing: Pairing
 
     @property
     def clock(self) -> Clock: ...

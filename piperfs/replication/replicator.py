@@ -117,6 +117,11 @@ class Replicator:
         """Addresses at which others may reach this replica."""
         return self._network.reachable()
 
+    @property
+    def discovers(self) -> bool:
+        """Whether members look for each other on the local network."""
+        return self._options.discovery
+
     def add_address(self, address: str, *, is_given: bool = False) -> None:
         """Dial an address from now on; a full list forgets what has not answered for longest."""
         if address in self._dials:

@@ -16,6 +16,7 @@ from piperfs.protocol import messages as m
 from piperfs.protocol.handshake import Fault, HandshakeError, Side, Transcript
 from piperfs.replication import greeting
 from piperfs.replication.channel import Channel
+from piperfs.replication.inbox import Inbox
 from piperfs.replication.network import Link, TlsNetwork, closing
 from piperfs.replication.refusals import LINES_PER_MINUTE, Refusals
 from tests.support import peers
@@ -129,7 +130,7 @@ async def test_a_replayed_greeting_is_refused(tmp_path: Path) -> None:
             own = greeting._hello(ben)
             channel.send(own)
             await channel.flush()
-            inbox = greeting.Inbox(channel)
+            inbox = Inbox(channel)
             theirs = await inbox.next(m.Hello)
             transcript = Transcript(anna.store.volume, channel.binding, own, theirs)
             said = [own, m.Auth(ben.identity.sign(transcript.message(Side.CLIENT)))]
@@ -150,7 +151,7 @@ async def test_a_forwarded_proof_is_refused(tmp_path: Path) -> None:
     async with pair(tmp_path) as (anna, ben):
         carl = await peers.join(tmp_path, "carl", peers.make_ticket(anna))
         async with line_to(anna) as channel:
-            inbox = greeting.Inbox(channel)
+            inbox = Inbox(channel)
             hello = greeting._hello(ben)
             channel.send(hello)
             await channel.flush()
@@ -163,7 +164,7 @@ async def test_a_forwarded_proof_is_refused(tmp_path: Path) -> None:
             hello = msgspec.structs.replace(greeting._hello(carl), replica=ben.store.replica)
             channel.send(hello)
             await channel.flush()
-            theirs = await greeting.Inbox(channel).next(m.Hello)
+            theirs = await Inbox(channel).next(m.Hello)
             transcript = Transcript(anna.store.volume, channel.binding, hello, theirs)
             channel.send(m.Auth(carl.identity.sign(transcript.message(Side.CLIENT))))
             await channel.flush()
@@ -177,7 +178,7 @@ async def test_a_changed_feature_list_does_not_pass(tmp_path: Path) -> None:
         hello = msgspec.structs.replace(greeting._hello(ben), features=("padding",))
         channel.send(stripped(hello))
         await channel.flush()
-        theirs = await greeting.Inbox(channel).next(m.Hello)
+        theirs = await Inbox(channel).next(m.Hello)
         transcript = Transcript(anna.store.volume, channel.binding, hello, theirs)
         channel.send(m.Auth(ben.identity.sign(transcript.message(Side.CLIENT))))
         await channel.flush()

@@ -23,6 +23,7 @@ from piperfs.core.ids import ChunkId, EpochId, LinkId, ReplicaId, VolumeId
 from piperfs.core.membership import MembershipGraph
 from piperfs.core.membership_records import CONTEXT, SignedRecord, Statement
 from piperfs.core.operation import Envelope, decode, decode_envelope, signed_bytes
+from piperfs.core.pairing_code import make_code, parse_code
 from piperfs.core.sealing import Keyring
 from piperfs.core.ticket import Ticket, format_ticket, make_invite, parse_ticket
 from piperfs.daemon.options import parse_idmap, parse_options
@@ -31,7 +32,8 @@ from piperfs.fs import acl
 from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
 from piperfs.protocol.framing import FrameReader
-from piperfs.protocol.handshake import check_hello
+from piperfs.protocol.handshake import Side, check_hello
+from piperfs.protocol.pairing import Exchange
 from piperfs.replication.verifying import verify_operations
 from piperfs.store import codec
 from piperfs.store.cells import Cells
@@ -169,6 +171,8 @@ def _messages() -> tuple[bytes, ...]:
         m.Members((b"record",)), m.Operations(OPERATIONS[:1], 3, ((ChunkId(b32), b"x"),)),
         m.Ack(1, 2), m.Want((ChunkId(b32),), urgent=True), m.Chunks(((ChunkId(b32), b"x"),)),
         m.Reconcile((m.Range(b"", b"\xff" * 33, 2, b32),)), m.WantOperations((b32,)),
+        m.Pair(1, "bako", SHARES[0]), m.PairShare(SHARES[1]), m.PairProof(b32),
+        m.PairTicket(b32, b"sealed"),
         m.Peers(((ReplicaId(b16), ("h:1",)),)), m.Ping(1), m.Pong(2),
     )  # fmt: skip
     return tuple(pack(each) for each in some)
@@ -180,6 +184,8 @@ def _manifest_node() -> bytes:
     return clear + pack([5, 6, -7, 8])
 
 
+CODE = make_code(os.urandom)
+SHARES = [Exchange(side, CODE, b"b" * 32, os.urandom).share for side in (Side.CLIENT, Side.SERVER)]
 OPERATIONS = _operations()
 MESSAGES = _messages()
 RECORDS = tuple(WORLD.base.records().values())
@@ -278,6 +284,10 @@ def compare(data: bytes) -> None:
         reconcile.compare(message.ranges, log.fingerprint, log.ids)
 
 
+def finish_pairing(data: bytes) -> None:
+    Exchange(Side.SERVER, CODE, b"b" * 32, os.urandom).finish(data)
+
+
 def text_of(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: parse(data.decode("utf-8", "surrogateescape"))
 
@@ -309,6 +319,8 @@ TARGETS = (
     Target("record", take_record, RECORDS),
     Target("signed-record", author_record, _record_seeds()),
     Target("ticket", text_of(lambda text: parse_ticket(text, 0)), (TICKET,), (UserError,)),
+    Target("pairing", finish_pairing, (SHARES[0],)),
+    Target("pairing-code", text_of(parse_code), (str(CODE).encode(),), (UserError,)),
     Target("options", text_of(parse_options), (MOUNT_WORDS,), (UserError,)),
     Target("idmap", text_of(parse_idmap), (b"a=1\n@b=2\n# x\n#5=6",), (ValueError,)),
     Target(

@@ -52,8 +52,11 @@ def at_address(ticket: str, address: str) -> str:
 
 
 async def join(base: Path, name: str, ticket: str) -> Node:
-    node, _words = await joining.join(base / name, ticket, name, SYSTEM_CLOCK, Silent())
-    return node
+    return (await joining.join(guest(base, name), ticket))[0]
+
+
+def guest(base: Path, name: str) -> joining.Guest:
+    return joining.Guest(base / name, name, SYSTEM_CLOCK, Silent())
 
 
 def address_of(node: Node) -> str:
