@@ -20,7 +20,7 @@ def history(root: Path, *contents: bytes, promised: int = 0, first: int = 1) -> 
     steps = []
     for n, content in enumerate(contents):
         begin = first + 20 * n
-        steps.append(Step("save", begin, {"f": File(content)}, None, begin + 10))
+        steps.append(Step("save", begin, {"f": File(content)}, end=begin + 10))
     return History(root, steps, promised)
 
 
@@ -51,6 +51,23 @@ def test_what_came_later_may_not_survive_what_came_before(tmp_path):
     save(other.root, b"x")
     with pytest.raises(BrokenPromiseError, match="nothing explains"):
         verify([one, other])
+
+
+def test_a_step_that_writes_and_renames_may_end_in_between(tmp_path):
+    writer = History(tmp_path)
+    before, after = {"new": File(b""), "f": File(b"old")}, {"f": File(b"longer")}
+    writer.steps = [
+        Step("create", 1, before, end=2),
+        Step("write and rename", 3, after, "new", b"longer", end=4),
+    ]
+    save(tmp_path, b"old")
+    for part in (b"", b"long", b"longer"):
+        (tmp_path / "new").write_bytes(part)
+        (tmp_path / "new").chmod(0o644)
+        verify([writer])
+    (tmp_path / "new").write_bytes(b"other")
+    with pytest.raises(BrokenPromiseError, match="no such tree"):
+        verify([writer])
 
 
 def test_a_tree_that_never_was_is_noticed(tmp_path):

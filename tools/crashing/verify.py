@@ -32,12 +32,13 @@ Tree: TypeAlias = dict[str, File | str | None]  # a file, the target of a symlin
 
 @dataclass(slots=True)
 class Step:
-    """One action. Until it is done, `growing` may hold any part of its bytes."""
+    """One action. Until it is done, `growing` may hold any part of `whole`."""
 
     name: str
     begin: int
     tree: Tree
     growing: str | None = None
+    whole: bytes = b""
     end: int = FOREVER
 
 
@@ -98,9 +99,7 @@ def _is_part(found: Tree, before: Tree, step: Step) -> bool:
     if not isinstance(here, File) or {**found, key: None} != {**before, key: None}:
         return False
     assert isinstance(there, File)
-    goal = step.tree.get(key)
-    whole = goal.content if isinstance(goal, File) else there.content
-    return whole.startswith(here.content) and len(here.content) >= len(there.content)
+    return step.whole.startswith(here.content) and len(here.content) >= len(there.content)
 
 
 def verify(histories: Iterable[History]) -> str:

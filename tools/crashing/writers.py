@@ -50,10 +50,11 @@ class Writer(threading.Thread):
         return f"{self.history.root}/{key}"
 
     def _step(
-        self, name: str, change: Tree, act: Callable[[], None], *, gone: str = "", growing: str = ""
-    ) -> None:
+        self, name: str, change: Tree, act: Callable[[], None], *, gone: str = "",
+        growing: str = "", whole: bytes = b"",
+    ) -> None:  # fmt: skip
         tree = {key: value for key, value in self._tree.items() if key != gone} | change
-        step = Step(name, self._tick(), tree, growing or None)
+        step = Step(name, self._tick(), tree, growing or None, whole)
         self.history.steps.append(step)
         act()
         step.end = self._tick()
@@ -114,7 +115,7 @@ class Writer(threading.Thread):
                     os.fsync(descriptor)
 
         begin = self._tick()
-        self._step(f"write {key}", {key: File(data)}, act, growing=key)
+        self._step(f"write {key}", {key: File(data)}, act, growing=key, whole=data)
         if wanted:
             self._answered(begin)
 
@@ -144,7 +145,8 @@ class Writer(threading.Thread):
                 call(descriptor)
 
         begin = self._tick()
-        self._step(f"write {key} at {offset}", {key: File(new, entry.mode)}, act, growing=key)
+        changed: Tree = {key: File(new, entry.mode)}
+        self._step(f"write {key} at {offset}", changed, act, growing=key, whole=new)
         self._answered(begin)
 
     def _content(self, key: str) -> bytes:
@@ -175,7 +177,10 @@ class Writer(threading.Thread):
                 file.write(data)
                 os.rename(self._path(new), self._path(old))
 
-            self._step(f"write {new}, over {old}", {old: File(data)}, act, gone=new, growing=new)
+            # A crash may come between the write and the rename.
+            changed: Tree = {old: File(data)}
+            name = f"write {new}, over {old}"
+            self._step(name, changed, act, gone=new, growing=new, whole=data)
 
     def _rename(self) -> None:
         files, new = self._files(), self._free()
