@@ -56,8 +56,18 @@ def repair(node: Node) -> list[Finding]:
         return []
     fresh = node.state.path / "store.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    engine = LmdbEngine(fresh, NAMES)
-    salvage = Salvage()
+    target = rebuild_on(node, LmdbEngine(fresh, NAMES), Salvage())
+    left = _of_rows(target)
+    target.close()
+    if left:
+        raise StoreError(f"the repaired store still has {len(left)} findings; nothing was changed")
+    _exchange(fresh / DATA_FILE, node.state.store / DATA_FILE, node.state.path / "store.damaged")
+    shutil.rmtree(fresh)
+    return [Finding(kind=each.kind, what=each.what, repaired=True) for each in found]
+
+
+def rebuild_on(node: Node, engine: Engine, salvage: Salvage) -> Store:
+    """Fill an empty engine with all that proves itself in a damaged store, durably."""
     copy_facts(node.store, engine, salvage)
     engine.refresh()
     target = _store_on(node, engine)
@@ -68,13 +78,7 @@ def repair(node: Node) -> list[Finding]:
     seq = max(target.last_seq, node.store.highest_seq_of(node.store.replica), now // 1_000_000)
     target.put_last_seq(seq + SEQ_MARGIN)
     target.commit(now)
-    left = _of_rows(target)
-    target.close()
-    if left:
-        raise StoreError(f"the repaired store still has {len(left)} findings; nothing was changed")
-    _exchange(fresh / DATA_FILE, node.state.store / DATA_FILE, node.state.path / "store.damaged")
-    shutil.rmtree(fresh)
-    return [Finding(kind=each.kind, what=each.what, repaired=True) for each in found]
+    return target
 
 
 def _exchange(fresh: Path, data: Path, aside: Path) -> None:

@@ -11,7 +11,7 @@ from sortedcontainers import SortedDict
 
 from piperfs.core.errors import StoreError
 from piperfs.store.cells import Cells
-from piperfs.store.engine import DATA_FILE, Batch
+from piperfs.store.engine import DATA_FILE, Batch, Engine
 from piperfs.store.pages import PageFile, Place, Walk
 
 
@@ -83,8 +83,9 @@ class SalvageEngine:
         self._file.close()
 
 
-# What a store reads before it can be asked anything, and peers tell again or time makes worthless.
-NEEDED = ("meta", "member", "want", "peer", "bucket")
+# What a store reads before it can be asked anything, and peers or records tell again, or time makes
+# worthless.
+NEEDED = ("meta", "member", "want", "peer", "bucket", "inode")
 # Facts that name a position in this store: without one of them, none means anything.
 POSITIONS = (b"store", b"last_lseq", b"log_sum")
 
@@ -96,8 +97,7 @@ def open_salvage(directory: Path, tables: tuple[str, ...], cells: Cells) -> Salv
         StoreError: no commit of it can be read at all.
     """
     engine = SalvageEngine(directory, tables)
-    lost = [(table, key) for table in NEEDED for key in _unreadable(engine, table, cells)]
-    for table, key in lost:
+    for table, key in unreadable(engine, cells):
         engine.forget(table, key)
         engine.damage.append(f"{table} {key.hex()[:24]}: a value does not open")
     if engine.damage:
@@ -106,11 +106,13 @@ def open_salvage(directory: Path, tables: tuple[str, ...], cells: Cells) -> Salv
     return engine
 
 
-def _unreadable(engine: SalvageEngine, table: str, cells: Cells) -> list[bytes]:
+def unreadable(engine: Engine, cells: Cells) -> list[tuple[str, bytes]]:
+    """Rows that would keep a store from opening."""
     found = []
-    for key, value in engine.scan(table, b"", b"\xff" * 64):
-        try:
-            cells.open(table.encode() + b"\0" + key, value)
-        except StoreError:
-            found.append(key)
+    for table in NEEDED:
+        for key, value in engine.scan(table, b"", b"\xff" * 64):
+            try:
+                cells.open(table.encode() + b"\0" + key, value)
+            except StoreError:
+                found.append((table, key))
     return found
