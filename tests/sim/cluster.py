@@ -13,9 +13,11 @@ import msgspec
 import structlog
 import trio
 from blake3 import blake3
+from msgspec.structs import replace
 
 from piperfs.core.errors import PeerError, PiperError, StoreError, UserError
 from piperfs.core.identity import generate
+from piperfs.core.ids import ReplicaId
 from piperfs.core.membership_records import record_id
 from piperfs.core.ticket import Ticket, make_invite
 from piperfs.daemon.node import Node
@@ -23,13 +25,14 @@ from piperfs.replication import greeting
 from piperfs.replication.channel import Channel
 from piperfs.replication.network import closing
 from piperfs.store.engine import MemoryEngine
-from tests.sim import crypto, loop, oracles
+from tests.sim import crypto, damage, loop, oracles, skew
 from tests.sim.desk import Desk
 from tests.sim.faults import Faults
 from tests.sim.ledger import Ledger, tokens_in
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric, SimNetwork
 from tests.sim.plan import Plan, Step
+from tests.sim.rights import Rights
 from tests.sim.trace import Trace
 from tests.sim.volume import FOREVER_NS, Founded, found
 
@@ -74,6 +77,8 @@ class Cluster:
         self.chunks_may_be_lost = False
         self.operations = 0
         self.failures: list[str] = []
+        self.rights = Rights(self)
+        self._twins: set[ReplicaId] = set()  # identities that two computers have
         self._nursery: trio.Nursery | None = None
         addresses = [self.address(n) for n in range(plan.machines)]
         for number in range(plan.machines):
@@ -99,7 +104,8 @@ class Cluster:
     @property
     def judged(self) -> list[Machine]:
         """Those who must agree in the end."""
-        return self.machines
+        alone = [m for m in self.machines if m.identity.replica not in self._twins]
+        return self.rights.writers(alone)
 
     def machine(self, number: int) -> Machine:
         return self.machines[number % len(self.machines)]
@@ -107,9 +113,11 @@ class Cluster:
     # Life of computers
 
     async def boot(self, machine: Machine) -> None:
-        """Start a computer that is down."""
+        """Start a computer that is down. Its owner has its disk checked if it is damaged."""
         if machine.node is not None:
             return
+        if machine.is_damaged:
+            damage.repair(self, machine)
         assert self._nursery is not None
         await self._nursery.start(self._run, machine)
 
@@ -124,7 +132,8 @@ class Cluster:
             self.trace.note("died", machine.name, str(group.exceptions[0]))
             if machine.engine is engine:
                 self.trace.sometimes("a daemon ended after a failure of its store")
-                if not (machine.disk.is_failing or machine.disk.is_full):
+                disk = machine.disk
+                if not (disk.is_failing or disk.is_full or machine.is_damaged):
                     self.failures.append(f"{machine.name} ended: {_first(group)!r}")
                 machine.crash(silently=False)
 
@@ -146,21 +155,26 @@ class Cluster:
     # What faults do
 
     def back_up(self, machine: Machine) -> Backup:
-        return Backup(machine.engine.snapshot(), self.ledger._next)
+        return Backup(machine.engine.snapshot(), self.ledger.last)
 
     def restore(self, machine: Machine, backup: Backup) -> None:
         machine.crash(silently=False)
         assert isinstance(backup.engine, MemoryEngine)
         machine.engine = backup.engine
+        machine.is_damaged = False
+        self.excuse_unseen(machine, backup.last_token)
+        self.chunks_may_be_lost = True
+        self.trace.sometimes("a computer was set back to an old copy")
+
+    def excuse_unseen(self, machine: Machine, last_token: int) -> None:
+        """What one computer wrote since then, and no other one shows, may be lost."""
         elsewhere = self._visible_elsewhere(machine)
         lost = [
             token for token, written in self.ledger.written.items()
-            if written.machine == machine.name and token > backup.last_token
+            if written.machine == machine.name and token > last_token
             and token not in elsewhere
         ]  # fmt: skip
         self.ledger.excuse(lost)
-        self.chunks_may_be_lost = True
-        self.trace.sometimes("a computer was set back to an old copy")
 
     def _visible_elsewhere(self, machine: Machine) -> frozenset[int]:
         found: frozenset[int] = frozenset()
@@ -171,20 +185,19 @@ class Cluster:
                 )
         return found
 
-    def rot_chunk(self, machine: Machine, amount: float) -> None:
-        """Flip a bit in a chunk that another computer has as well."""
-        rows = machine.engine
-        keys = [key for key, _ in rows.scan("chunk", b"", b"\xff" * 33)]
-        keys = [
-            key for key in keys
-            if any(m.engine.has("chunk", key) for m in self.machines if m is not machine)
-        ]  # fmt: skip
-        if keys:
-            key = keys[int(amount * len(keys))]
-            raw = bytearray(rows.get("chunk", key) or b"")
-            raw[int(amount * len(raw))] ^= 4
-            rows.damage("chunk", key, bytes(raw))
-            self.chunks_may_be_lost = True  # the others may rot, or be set back, as well
+    def clone(self, machine: Machine) -> Machine | None:
+        """A copy of a whole computer, which goes on beside it under the same identity.
+
+        What the two write is theirs to lose; all others must agree and keep what is theirs.
+        """
+        if len(self.machines) >= self.plan.machines + 2 or self._twins:
+            return None
+        twin = self._add(len(self.machines), machine.identity, (self.machines[0].address,))
+        twin.engine, twin.records = machine.engine.snapshot(), machine.records
+        twin.store_key = machine.store_key
+        self._twins.add(machine.identity.replica)
+        self.trace.sometimes("a computer was cloned")
+        return twin
 
     async def join(self) -> None:
         """A new computer joins through whoever is an admin and up."""
@@ -227,14 +240,13 @@ class Cluster:
             with trio.move_on_after(self.plan.seconds):
                 async with trio.open_nursery() as events:
                     for number in range(self.plan.machines + 2):
-                        steps = [s for s in self.plan.steps if s.machine == number]
-                        events.start_soon(self._work, number, steps)
+                        events.start_soon(self._work, number, self._steps_of(number))
                     for fault in self.plan.faults:
                         events.start_soon(self._suffer, fault)
                     events.start_soon(trio.sleep, self.plan.seconds)
             peace_s = await self._make_peace()
             if self.chunks_may_be_lost:
-                for machine in self.machines:
+                for machine in self.judged:
                     await oracles.mend(self.desks[machine.name])
             self._judge()
             for machine in self.machines:
@@ -247,6 +259,14 @@ class Cluster:
     def _require_no_leak(self, before: int) -> None:
         now = oracles.living_tasks()
         oracles.require(now <= before, "no task is left behind", before, now)
+
+    def _steps_of(self, number: int) -> list[Step]:
+        """Who comes later does what somebody else does, a little after him."""
+        count = self.plan.machines
+        return [
+            replace(step, at=step.at + 0.3 * (number // count))
+            for step in self.plan.steps if step.machine == number % count
+        ]  # fmt: skip
 
     async def _work(self, number: int, steps: list[Step]) -> None:
         for step in steps:
@@ -270,8 +290,11 @@ class Cluster:
         self.fabric.heal()
         begun = trio.current_time()
         for machine in self.machines:
+            if skew.STEPS.pop(machine.identity.replica, 0):
+                await self.stop(machine)  # its program is updated
+        for machine in self.machines:
             machine.disk.heal()
-            if machine.node is not None and machine.engine.is_failed:
+            if machine.node is not None and (machine.engine.is_failed or machine.is_damaged):
                 machine.crash(silently=False)
             await self.boot(machine)
         for machine in self.judged:
@@ -288,25 +311,28 @@ class Cluster:
         """Chunks that no computer has any more."""
         if not self.chunks_may_be_lost:
             return frozenset()
-        wanted = {c for m in self.machines for c in m.running.store.chunks.wanted(1 << 20)}
+        judged = self.judged
+        wanted = {c for m in judged for c in m.running.store.chunks.wanted(1 << 20)}
         return frozenset(
             chunk for chunk in sorted(wanted)
             if not any(
                 (raw := m.engine.get_anywhere("chunk", chunk)) is not None
                 and blake3(raw).digest() == chunk
-                for m in self.machines
+                for m in judged
             )
         )  # fmt: skip
 
     def _judge(self) -> None:
         oracles.require(not self.failures, "daemons do not end by themselves", self.failures)
-        oracles.agree(self.judged)
-        self.operations = self.machines[0].running.store.log.count()
-        desks = [self.desks[machine.name] for machine in self.judged]
+        judged = self.judged
+        oracles.agree(judged)
+        self.operations = judged[0].running.store.log.count()
+        self.rights.excuse_the_rest(judged)
+        desks = [self.desks[machine.name] for machine in judged]
         oracles.nothing_lost(desks, self.ledger, chunks_may_be_lost=self.chunks_may_be_lost)
-        liars = frozenset(m.identity.replica for m in self.machines if m not in self.judged)
-        oracles.dots_are_unique(self.judged, self.dots, liars)
-        for machine in self.judged:
+        liars = frozenset(m.identity.replica for m in self.machines if m not in judged)
+        oracles.dots_are_unique(judged, self.dots, liars | self._twins)
+        for machine in judged:
             oracles.bounded(machine)
             self._note_rare(machine.running)
             if any(True for _ in machine.running.store.conflicts()):
@@ -356,7 +382,7 @@ def simulate(
         return await kept[0].run()
 
     peace_s, violation = 0.0, None
-    with crypto.simulated(real_signatures=plan.real_signatures):
+    with crypto.simulated(real_signatures=plan.real_signatures), skew.simulated():
         try:
             peace_s = loop.run(main, plan.seed)
         except BaseExceptionGroup as group:

@@ -27,7 +27,7 @@ EXPECTED = frozenset({
     ErrorKind.NOT_FOUND, ErrorKind.EXISTS, ErrorKind.NOT_EMPTY, ErrorKind.NO_SPACE,
     ErrorKind.UNREACHABLE, ErrorKind.TIMED_OUT, ErrorKind.STALE, ErrorKind.INVALID,
     ErrorKind.BUSY, ErrorKind.NO_ATTRIBUTE, ErrorKind.IO, ErrorKind.IS_A_DIRECTORY,
-    ErrorKind.NOT_A_DIRECTORY, ErrorKind.NOT_PERMITTED,
+    ErrorKind.NOT_A_DIRECTORY, ErrorKind.NOT_PERMITTED, ErrorKind.READ_ONLY, ErrorKind.QUOTA,
 })  # fmt: skip
 
 
@@ -89,8 +89,14 @@ class Desk:
         except StoreError as error:
             result = "store"
             self.machine.trace.sometimes("a call failed: the store")
-            assert self.machine.node is None or self.machine.running.committer.failure, error
+            assert self._may_fail, error
         self.machine.trace.note(self.machine.name, action, result)
+
+    @property
+    def _may_fail(self) -> bool:
+        """Whether the store has a reason not to answer."""
+        node = self.machine.node
+        return node is None or node.committer.failure is not None or self.machine.is_damaged
 
     # Looking
 

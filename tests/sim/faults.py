@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from piperfs.daemon.upkeep import collect
+from piperfs.protocol import handshake
+from tests.sim import damage, skew
+from tests.sim.machine import Machine
 from tests.sim.plan import Fault
 
 if TYPE_CHECKING:
@@ -160,7 +164,92 @@ class Faults:
         disk.slowness = 0.0
 
     async def do_rot_chunk(self, fault: Fault) -> None:
-        self.cluster.rot_chunk(self.cluster.machine(fault.machine), fault.amount)
+        damage.rot_chunk(self.cluster, self.cluster.machine(fault.machine), fault.amount)
+
+    async def do_rot_cell(self, fault: Fault) -> None:
+        """A value changes at rest; after a while somebody has the store repaired."""
+        machine = self.cluster.machine(fault.machine)
+        damage.rot_cell(self.cluster, machine, fault.amount)
+        await trio.sleep(fault.length)
+        if machine.is_damaged:
+            machine.crash(silently=False)
+            await self.cluster.boot(machine)
+
+    async def do_quota(self, fault: Fault) -> None:
+        disk = self.cluster.machine(fault.machine).disk
+        disk.is_over_quota = True
+        await trio.sleep(fault.length)
+        disk.is_over_quota = False
+
+    async def do_collect(self, fault: Fault) -> None:
+        """Chunks that nothing needs go, in the middle of everything."""
+        machine = self.cluster.machine(fault.machine)
+        node = machine.node
+        if node is not None and not machine.is_damaged:
+            with machine.visit():
+                await collect(node)
+                self.cluster.trace.sometimes("chunks were collected")
+
+    # Members
+
+    async def do_remove(self, fault: Fault) -> None:
+        """A member is removed, in half of all cases by an admin who lacks some of its work."""
+        machine = self.cluster.machine(fault.machine)
+        if fault.amount < 0.5:
+            lonely = machine if fault.amount < 0.25 else self.cluster.machine(fault.other % 2)
+            others = [m.address for m in self.cluster.machines if m is not lonely]
+            async with trio.open_nursery() as nursery:
+                pairs = [p for o in others for p in ((lonely.address, o), (o, lonely.address))]
+                nursery.start_soon(self._cut, pairs, fault.length)
+                await trio.sleep(fault.length * 0.8)
+                self.cluster.rights.remove(machine, fault.other)
+        else:
+            self.cluster.rights.remove(machine, fault.other)
+
+    async def do_role(self, fault: Fault) -> None:
+        """A writer may only read for a while, or for the rest."""
+        machine = self.cluster.machine(fault.machine)
+        self.cluster.rights.set_role(machine, fault.other, "reader")
+        await trio.sleep(fault.length)
+        if fault.amount < 0.7:
+            self.cluster.rights.set_role(machine, fault.other, "writer")
+
+    async def do_rotate(self, fault: Fault) -> None:
+        self.cluster.rights.rotate(fault.other)
+
+    async def do_clone(self, fault: Fault) -> None:
+        """A computer is copied whole, and both go on."""
+        twin = self.cluster.clone(self.cluster.machine(fault.machine))
+        if twin is not None:
+            await self.cluster.boot(twin)
+
+    async def do_skew(self, fault: Fault) -> None:
+        """One computer runs a program of another age, and then the same as the others again."""
+        machine = self.cluster.machine(fault.machine)
+        replica = machine.identity.replica
+        if fault.amount < 0.4:
+            skew.STEPS[replica] = 1 if fault.amount < 0.2 else -1
+        else:
+            skew.LATER.add(replica)
+        await self._start_anew(machine)
+        await trio.sleep(fault.length)
+        self._note_skew()
+        skew.STEPS.pop(replica, None)
+        skew.LATER.discard(replica)
+        await self._start_anew(machine)
+
+    async def _start_anew(self, machine: Machine) -> None:
+        await self.cluster.stop(machine)
+        await self.cluster.boot(machine)
+
+    def _note_skew(self) -> None:
+        for machine in self.cluster.machines:
+            replicator = machine.node.replicator if machine.node is not None else None
+            if replicator is not None and replicator.refusals.count[handshake.Fault.VERSION]:
+                self.cluster.trace.sometimes("a build of another version was refused")
+            is_later = machine.identity.replica in skew.LATER
+            if replicator is not None and is_later and replicator._sessions:
+                self.cluster.trace.sometimes("a later build met the others")
 
     # Clocks
 

@@ -37,6 +37,11 @@ class Ledger:
     let_go: dict[int, list[int | None]] = field(default_factory=dict)  # None: deleted
     _next: int = 0
 
+    @property
+    def last(self) -> int:
+        """The newest token."""
+        return self._next
+
     def new(self, machine: str, boot: int) -> int:
         self._next += 1
         self.written[self._next] = Written(machine, boot)

@@ -32,6 +32,7 @@ from piperfs.replication.replicator import Replicator, ReplicatorOptions
 from piperfs.store.engine import Batch, MemoryEngine
 from piperfs.store.remote import Applied
 from piperfs.store.schema import NAMES
+from tests.sim import skew
 from tests.sim.net import Fabric, SimNetwork
 from tests.sim.trace import Trace
 from tests.sim.volume import BEGINNING_NS, SECOND_NS, Founded
@@ -58,12 +59,13 @@ class Disk:
     """What the medium does at the moment."""
 
     is_full: bool = False
+    is_over_quota: bool = False
     is_failing: bool = False
     slowness: float = 0.0
     crash_at_commit: str | None = None  # "before" or "after" the batch is durable
 
     def heal(self) -> None:
-        self.is_full = self.is_failing = False
+        self.is_full = self.is_over_quota = self.is_failing = False
         self.slowness, self.crash_at_commit = 0.0, None
 
 
@@ -99,7 +101,7 @@ class Machine:
     node: Node | None = None
     service: Service | None = None
     on_crash: Callable[["Machine"], None] = lambda _machine: None
-    is_removed: bool = False
+    is_damaged: bool = False  # a bit of its store has changed, and nobody has run fsck yet
     _scope: trio.CancelScope | None = None
     _network: SimNetwork | None = None
     _stop: trio.Event | None = None
@@ -157,18 +159,26 @@ class Machine:
         if disk.is_full and sum(map(len, batch.values())) > 40:
             self.trace.sometimes("a commit found the disk full")
             raise OSError(errno.ENOSPC, "no space left on device")
+        if disk.is_over_quota and sum(map(len, batch.values())) > 20:
+            self.trace.sometimes("a commit met a quota")
+            raise OSError(errno.EDQUOT, "disk quota exceeded")
 
     # Life
 
-    def _assemble(self) -> Node:
+    def assemble_on(self, engine: MemoryEngine) -> Node:
+        """The replica as it is on a disk of this computer."""
         secrets = Secrets(self.identity.secrets, self.store_key)
         clock = Clock(self.now_ns, trio.current_time, self.entropy, self.in_thread)
         state = cast(StateDirectory, NoDirectory(self.name))
         graph = graph_of(self.founded.volume, self.records or self.founded.records)
+        medium = Medium(engine, Room(self.disk))
+        return assemble_on(medium, state, "simulated", secrets, "none", graph, clock)
+
+    def _assemble(self) -> Node:
         self.engine.before_commit = self._before_commit
-        medium = Medium(self.engine, Room(self.disk))
-        node = assemble_on(medium, state, "simulated", secrets, "none", graph, clock)
+        node = self.assemble_on(self.engine)
         node.is_daemon = True
+        node.store.may_write = lambda: node.may_write
         apply_remote = node.store.apply_remote
 
         def watched(operations: Iterable[Operation], now_ns: int) -> Applied:
@@ -185,7 +195,9 @@ class Machine:
         self.boots += 1
         self.trace.note("boot", self.name, self.boots)
         node = self.node = self._assemble()
-        network = self._network = SimNetwork(self.fabric, self.address)
+        network = self._network = SimNetwork(
+            self.fabric, self.address, is_later=self.identity.replica in skew.LATER
+        )
         stop, self.ended = trio.Event(), trio.Event()
         self._stop = stop
         replicator = Replicator(node, ReplicatorOptions(discovery=False, peers=self.peers), network)

@@ -15,6 +15,7 @@ import trio
 
 from piperfs.core.errors import PeerError
 from piperfs.replication.network import CONNECT_TIMEOUT_S, Accept, Link
+from tests.sim.skew import add_fields
 from tests.sim.trace import Trace
 
 NEVER = float("inf")
@@ -179,15 +180,17 @@ class Wire:
 class SimStream(trio.abc.Stream):
     """One end of a connection."""
 
-    def __init__(self, incoming: Wire, outgoing: Wire) -> None:
+    def __init__(self, incoming: Wire, outgoing: Wire, *, is_later: bool = False) -> None:
         self._incoming, self._outgoing = incoming, outgoing
+        self._is_later = is_later
         self.is_closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         if self.is_closed:
             raise trio.ClosedResourceError
-        await self._outgoing.send(bytes(data), self.break_)
+        frame = add_fields(bytes(data)) if self._is_later else bytes(data)
+        await self._outgoing.send(frame, self.break_)
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -242,8 +245,9 @@ class Fabric:
 class SimNetwork:
     """The network as one computer sees it, from one start to its end."""
 
-    def __init__(self, fabric: Fabric, address: str) -> None:
+    def __init__(self, fabric: Fabric, address: str, *, is_later: bool = False) -> None:
         self._fabric = fabric
+        self._is_later = is_later
         self.address = address
         self._accept: Accept | None = None
         self._nursery: trio.Nursery | None = None
@@ -280,7 +284,8 @@ class SimNetwork:
         number = fabric.connections
         out = Wire(fabric, there, f"{number}>")
         into = Wire(fabric, back, f"{number}<")
-        near, far = SimStream(into, out), SimStream(out, into)
+        near = SimStream(into, out, is_later=self._is_later)
+        far = SimStream(out, into, is_later=other._is_later)
         self._hold(near)
         other._hold(far)
         binding = fabric.random.randbytes(32)

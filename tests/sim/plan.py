@@ -50,7 +50,8 @@ KINDS: dict[str, int] = {
     "loss": 4, "slow_line": 3, "cut": 6, "cut_one_way": 5, "isolate": 4, "swizzle": 2, "stall": 3,
     "corrupt": 3, "tamper": 3, "crash": 8, "crash_in_commit": 5, "disk_full": 3, "io_error": 2,
     "rot_chunk": 3, "slow_disk": 3, "slow_machine": 2, "clock_jump": 4, "clock_years": 2,
-    "restore": 2, "restart": 2, "join": 1,
+    "restore": 2, "restart": 2, "join": 1, "remove": 1, "role": 2, "rotate": 2, "clone": 1,
+    "rot_cell": 2, "skew": 2, "collect": 3, "quota": 2,
 }  # fmt: skip
 QUIET_SHARE = 0.1  # of all seeds have no faults: plain work must converge too
 

@@ -5,15 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from piperfs.fs import files
 from tests.sim import shrink
 from tests.sim.cluster import simulate
 from tests.sim.ledger import Ledger
-from tests.sim.plan import Plan, Step, draw, dump, load
+from tests.sim.plan import Fault, Plan, Step, draw, dump, load
 
 ROOT = Path(__file__).resolve().parents[2]
+SHOWS = {  # with an amount, a state that the fault must lead to
+    "remove": (0.1, "a member without rights was left out"),
+    "role": (0.1, "a member was made a writer"),
+    "rotate": (0.1, "a new key was made"),
+    "clone": (0.1, "a computer was cloned"),
+    "rot_cell": (0.7, "a damaged store was repaired"),
+    "skew": (0.1, "a build of another version was refused"),
+    "collect": (0.1, "chunks were collected"),
+    "quota": (0.1, "a commit met a quota"),
+}
 FOUND = sorted((Path(__file__).parent / "found").glob("*.json"))
 
 
@@ -40,6 +51,14 @@ def test_a_seed_is_one_run_whatever_the_process():
             check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert elsewhere.stdout.strip() == here
+
+
+@pytest.mark.parametrize("kind", SHOWS)
+def test_a_fault_does_what_it_is_called(kind):
+    faults = tuple(Fault(at, kind, 3, 0, 3.0, SHOWS[kind][0]) for at in (5.0, 9.0))
+    outcome = simulate(msgspec.structs.replace(draw(11, seconds=15), faults=faults))
+    assert outcome.violation is None
+    assert outcome.reached.get(SHOWS[kind][1])
 
 
 def test_a_plan_survives_its_file():
