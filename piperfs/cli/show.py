@@ -111,11 +111,18 @@ def members(volume: str, as_json: bool) -> None:
             member["replica"][:12],
             member["joined"],
             member["check_words"],
-            "this computer" if member["here"] else "",
+            _remark(member),
         )
         for member in facts
     ]
     output.table(("MEMBER", "ROLE", "ID", "JOINED", "CHECK WORDS", ""), rows)
+
+
+def _remark(member: dict[str, Any]) -> str:
+    remarks = ["this computer"] if member["here"] else []
+    if member["forked_at"] is not None:
+        remarks.append(f"signed twice under {member['forked_at']}; {member['held']} held")
+    return ", ".join(remarks)
 
 
 @click.command()

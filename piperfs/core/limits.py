@@ -36,6 +36,10 @@ MANIFEST_HEIGHT_MAX: Final = 8
 INLINE_EXTENTS_MAX: Final = 64  # longer manifests become trees of nodes
 NODE_EXTENTS_MAX: Final = 512
 
+# Of members that signed twice.
+HELD_BYTES_MAX: Final = 256 * MIB  # beyond it, what is held stays with its author
+EARLY_FORKS_MAX: Final = 64  # proofs about members that are not known yet
+
 # Membership.
 MEMBERSHIP_RECORD_BYTES_MAX: Final = 256 * KIB
 MEMBERSHIP_PENDING_MAX: Final = 1024

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from piperfs.core import epochs
 from piperfs.core.epochs import epoch_keys
 from piperfs.core.errors import ExitCode, PeerError, PiperError, UserError
+from piperfs.core.forks import Fork
 from piperfs.core.identity import Identity, generate
 from piperfs.core.ids import ReplicaId
 from piperfs.core.limits import MIB
@@ -21,6 +22,7 @@ from piperfs.core.membership import MembershipGraph, graph_of, parents_first
 from piperfs.core.membership_records import RecordId, Remove, Role, SetRole, Statement, record_id
 from piperfs.core.membership_rules import WRITING_ROLES, Member, MembershipState
 from piperfs.core.sealing import Keyring
+from piperfs.daemon import forks
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.committer import Committer
 from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
@@ -75,6 +77,7 @@ class Node:
     census: "Census | None" = None  # what the last walk over the store found
     salvage: SalvageEngine | None = None  # set while the store is being checked or repaired
     flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
+    early_forks: dict[ReplicaId, Fork] = field(default_factory=dict)  # of unknown members
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,7 @@ class Node:
         self.space.reusable = self.store.bytes_free
         self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake
+        forks.enforce(self)
 
     # Members
 
@@ -215,10 +219,21 @@ class Node:
     def _members_changed(self, before: MembershipState) -> None:
         after = self.graph.state()
         use_keys(self.keyring, self.graph, self.identity)
+        forks.enforce(self)
         self._withdraw(before, after)
+        forks.release(self)
+        forks.note_early(self)
         self.store.on_dirty()
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+    def note_fork(self, fork: Fork) -> None:
+        """Take in a proof that a member signed twice. Raises PeerError if it proves nothing."""
+        if forks.note(self, fork):
+            self._tell()
 
     def _withdraw(self, before: MembershipState, after: MembershipState) -> None:
         """Take out what others wrote without the right to, as it turns out only now."""
@@ -231,13 +246,12 @@ class Node:
             if self.store.highest_seq_of(replica) > limit:
                 until[replica] = limit
         if until:
-            unseal = None if self.store.is_blind else self.keyring.unseal_bodies
-            count = self.store.withdraw(until, unseal, self.clock.now_ns())
+            count = forks.withdraw(self)
             names = [self.name_of(replica) for replica in until]
             log.warning("operations.withdrawn", count=count, authors=names)
 
     def on_members(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever a membership record is new."""
+        """Call `listener` whenever a membership record or a proof of a fork is new."""
         self._listeners.append(listener)
 
     def health(self) -> dict[str, str]:
@@ -256,6 +270,7 @@ class Node:
             found["values"] = f"{self.damaged_values} damaged ones: run piperfs fsck --repair"
         if self.space().available < FULL_BYTES:
             found["space"] = "the disk is full: writing fails, deleting works; make room on it"
+        found.update(forks.health(self))
         state = self.graph.state()
         if not state.is_clean:
             found["keys"] = (

@@ -90,6 +90,8 @@ def members(node: Node) -> list[MemberFacts]:
             here=member.replica == node.store.replica,
             removed=member.removed,
             check_words=node.check_words(member.replica),
+            forked_at=node.store.forks.known.get(member.replica),
+            held=sum(1 for _ in node.store.forks.held(member.replica)),
         )
         for member in node.members()
     ]
@@ -179,6 +181,9 @@ def samples(node: Node) -> Iterator[Sample]:
     yield Sample("conflicts", "Versions beside others.", sum(1 for _ in node.store.conflicts()))
     yield Sample("chunks_wanted", "Absent chunks of live versions.", chunks.want_count)
     yield Sample("chunks_damaged", "Chunks found damaged.", chunks.damaged, counts_up=True)
+    forks = node.store.forks
+    yield Sample("forks", "Members that signed two operations under one number.", len(forks.known))
+    yield Sample("operations_held", "Operations beyond a fork.", forks.held_count)
     aliases = node.store.shared_names
     yield Sample("shared_names", "Names that several directories share.", aliases)
     yield Sample("store_bytes", "Size of the store's file.", node.store.bytes_used())

@@ -36,6 +36,8 @@ class MemberFacts(Facts, frozen=True, kw_only=True):
     here: bool = False  # it is this replica
     check_words: str | None  # of a join that this computer took part in
     removed: bool = False
+    forked_at: int | None = None  # it signed two operations under this number; later ones are held
+    held: int = 0  # how many operations of it are held here
 
 
 class ConflictFacts(Facts, frozen=True, kw_only=True):

@@ -142,6 +142,13 @@ class Members(msgspec.Struct, array_like=True, frozen=True, tag="members"):
     records: tuple[bytes, ...]
 
 
+class Fork(msgspec.Struct, array_like=True, frozen=True, tag="fork"):
+    """Proof that a member signed two operations under one number: both envelopes."""
+
+    one: bytes
+    other: bytes
+
+
 class Operations(msgspec.Struct, array_like=True, frozen=True, tag="operations"):
     """Operations in the sender's order, with small chunks that they refer to.
 
@@ -235,6 +242,7 @@ Message: TypeAlias = (
     | State
     | MemberIds
     | Members
+    | Fork
     | Operations
     | Ack
     | Want
@@ -260,6 +268,7 @@ _REASONS: Final[dict[type, str]] = {
     Reconcile: "comparing",
     MemberIds: "members",
     Members: "members",
+    Fork: "members",
 }
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from piperfs.core.clock import Runner
 from piperfs.core.errors import StoreError
+from piperfs.core.forks import Fork
 from piperfs.core.identity import Identity
 from piperfs.core.ids import ReplicaId
 from piperfs.core.membership import MembershipGraph
@@ -62,6 +63,8 @@ class Local(Protocol):
     def name_of(self, replica: ReplicaId) -> str: ...
 
     def add_records(self, raws: Iterable[bytes]) -> int: ...
+
+    def note_fork(self, fork: Fork) -> None: ...
 
     def sign_record(self, statement: Statement) -> bytes: ...
 

@@ -327,7 +327,7 @@ class Replicator:
     def _members_changed(self) -> None:
         state = self._local.graph.state()
         for session in self._sessions.values():
-            session.send_members_ids()
+            session.gossip.tell()
             if not state.may_connect(session.replica):
                 session.close()
 
@@ -451,6 +451,8 @@ class Replicator:
 
     def _what_for(self, session: Session, behind: int, ahead: int) -> str | None:
         standing = session.standing
+        if session.replica in self._local.store.forks.limits:
+            return "it signed two operations under one number; new ones are held: see members"
         if standing.refused:
             return f"{standing.refused} of its operations are refused: {standing.last_reason}"
         lost = self._rolled_back[session.replica] + standing.rolled_back

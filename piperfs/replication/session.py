@@ -25,6 +25,7 @@ from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
 from piperfs.replication.channel import Channel
 from piperfs.replication.fetching import Fetcher
+from piperfs.replication.gossip import Gossip
 from piperfs.replication.greeting import Greeted
 from piperfs.replication.ports import Local
 from piperfs.replication.serving import Serving
@@ -41,7 +42,6 @@ PING_S: Final = 5
 REPAIR_PAUSE_S: Final = 3
 REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
 OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
-MEMBERS_BYTES: Final = 512 * KIB
 SEQ_AHEAD_MAX: Final = 30 * 365 * 86_400_000  # milliseconds unless clocks jump, by years too
 BATCHES_WAITING_MAX: Final = 4
 
@@ -99,6 +99,7 @@ class Session:
         self._known: OrderedDict[OperationId, None] = OrderedDict()
         self._durable = trio.Event()
         self._applied = trio.Event()
+        self.gossip = Gossip(channel, self.replica, local)
         self._serving = Serving(channel, local.store.chunks)
         self._started = trio.Event()
         self._owed: deque[OperationId] = deque()  # what comparisons found missing there
@@ -117,8 +118,9 @@ class Session:
             m.Want: self._serving.note,
             m.Ack: self._note_ack,
             m.State: self._note_state,
-            m.MemberIds: self._answer_member_ids,
-            m.Members: self._add_members,
+            m.MemberIds: self.gossip.answer,
+            m.Members: self.gossip.add,
+            m.Fork: self.gossip.note_fork,
             m.Reconcile: self._reconcile,
             m.WantOperations: lambda x: self._owe(x.ids),
             m.Peers: self._note_peers,
@@ -137,7 +139,7 @@ class Session:
                 nursery.start_soon(self._push)
                 nursery.start_soon(self._serving.run)
                 nursery.start_soon(self._ping)
-                self.send_members_ids()
+                self.gossip.tell()
                 self.send_state()
                 for message in self._first:
                     await self._handle(message)
@@ -161,10 +163,6 @@ class Session:
         self._durable.set()
         if self._skipped:
             self.close()  # the next connection goes on where this one stopped
-
-    def send_members_ids(self) -> None:
-        known = tuple(self._local.graph.records())
-        self.channel.send(m.MemberIds(known[: m.MEMBER_IDS_MAX]))
 
     def send_state(self) -> None:
         store = self._store
@@ -281,31 +279,8 @@ class Session:
             self._repair_pause_s = REPAIR_PAUSE_S
         elif idle and caught_up and now - self._repaired_at > self._repair_pause_s:
             self._repair_pause_s = min(REPAIR_PAUSE_MAX_S, 2 * self._repair_pause_s)
-            self.send_members_ids()
+            self.gossip.tell()
             self.begin_reconciliation()
-
-    # Members
-
-    def _answer_member_ids(self, message: m.MemberIds) -> None:
-        """Send what the peer lacks, and say what we have if we lack something."""
-        theirs = set(message.ids)
-        mine = self._local.graph.records()
-        batch: list[bytes] = []
-        for raw in (raw for record, raw in mine.items() if record not in theirs):
-            batch.append(raw)
-            if sum(map(len, batch)) > MEMBERS_BYTES:
-                self.channel.send(m.Members(tuple(batch)))
-                batch = []
-        if batch:
-            self.channel.send(m.Members(tuple(batch)))
-        if theirs.difference(mine):
-            self.send_members_ids()
-
-    def _add_members(self, message: m.Members) -> None:
-        self._local.add_records(message.records)
-        state = self._local.graph.state()
-        if not state.may_connect(self.replica):
-            raise PeerError("it was removed from the volume")
 
     # Receiving operations
 
@@ -331,7 +306,9 @@ class Session:
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
             applied = self._store.apply_remote(part, self._local.clock.now_ns())
-            self.standing.unheeded += applied.unattested
+            self.standing.unheeded += applied.unattested + applied.held
+            for fork in applied.forks:
+                self._local.note_fork(fork)
             await trio.lowlevel.checkpoint()
         self._fetcher.receive(self, batch.chunks, ())
         if batch.upto:

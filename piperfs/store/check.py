@@ -109,6 +109,18 @@ def _check_log(store: Store, live: Counter[OperationId]) -> Iterator[Finding]:
     for key in store.keys("operation"):
         if OperationId(key) not in live:
             yield Finding(Damage.COUNT, "operation", key)
+    yield from _check_dots(store)
+
+
+def _check_dots(store: Store) -> Iterator[Finding]:
+    """Numbers of authors lead to live operations."""
+    for key in store.keys("dot"):
+        try:
+            operation = store.log.under(key)
+        except PiperError:
+            continue  # reported by _check_values
+        if operation is not None and not store.tables.operation.has(operation):
+            yield Finding(Damage.LOG, "dot", key)
 
 
 def _check_presence(store: Store, key: bytes) -> Iterator[Finding]:

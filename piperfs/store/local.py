@@ -46,7 +46,7 @@ from piperfs.store.change import (
     SetXattr,
 )
 from piperfs.store.index import Index
-from piperfs.store.oplog import OperationLog
+from piperfs.store.oplog import OperationLog, dot_key
 from piperfs.store.pending import PendingOperation, PendingOperations, PendingWrite, RecordKey
 from piperfs.store.records import Records, operations_of
 from piperfs.store.schema import Tables
@@ -279,7 +279,8 @@ class LocalWriter:
 
     def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
         keep = is_version(kind, head, self._replica, now_ns)
-        self._parts.log.release(head.operation, now_ns, keep=keep)
+        dot = dot_key(head.replica, head.seq)
+        self._parts.log.release(head.operation, dot, now_ns, keep=keep)
 
     def _finish(self, operation: PendingOperation, change: Change, hlc: int) -> None:
         """Effects that need the new row: replaced names, births that came to nothing."""
@@ -364,7 +365,7 @@ class LocalWriter:
             self._parts.records.publish(write.kind, write.key, head)
             if write.kind is Kind.CONTENT:
                 self._advance_pin(InodeId(write.key), pending.head(self._replica), head)
-        self._parts.log.append(identity, envelope, len(writes))
+        self._parts.log.append(identity, dot_key(self._replica, seq), envelope, len(writes))
         self._parts.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
 
     def _advance_pin(self, inode: InodeId, before: AnyHead, now: AnyHead) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from piperfs.core.ids import OperationId
+from piperfs.core.ids import OperationId, ReplicaId
 from piperfs.core.operation import Envelope
 from piperfs.store.rows import Bucket, HistoryRow, OperationRow
 from piperfs.store.schema import Tables, after
@@ -25,6 +25,11 @@ _pack_envelope = msgspec.msgpack.Encoder().encode
 
 def lseq_key(lseq: int) -> bytes:
     return lseq.to_bytes(8, "big")
+
+
+def dot_key(replica: ReplicaId, seq: int) -> bytes:
+    """An author and one of its numbers, in the order of numbers."""
+    return replica + seq.to_bytes(8, "big")
 
 
 class OperationLog:
@@ -50,7 +55,7 @@ class OperationLog:
         total = sum(int.from_bytes(bucket.total, "big") for bucket in rows) % MODULUS
         return sum(bucket.count for bucket in rows), total
 
-    def append(self, operation: OperationId, envelope: Envelope, live: int) -> None:
+    def append(self, operation: OperationId, dot: bytes, envelope: Envelope, live: int) -> None:
         assert live > 0
         row = self._tables.operation.get(operation)
         if row is not None:  # some of its writes were superseded, and are not any more
@@ -59,6 +64,8 @@ class OperationLog:
         self.last_lseq += 1
         self._tables.operation.put(operation, OperationRow(self.last_lseq, live))
         self._tables.envelope.put(lseq_key(self.last_lseq), envelope)
+        if not self._tables.dot.has(dot):
+            self._tables.dot.put(dot, operation)
         self._add(operation, 1)
 
     def note_position(self) -> None:
@@ -80,7 +87,7 @@ class OperationLog:
     def has(self, operation: OperationId) -> bool:
         return self._tables.operation.has(operation)
 
-    def release(self, operation: OperationId, now_ns: int, *, keep: bool) -> None:
+    def release(self, operation: OperationId, dot: bytes, now_ns: int, *, keep: bool) -> None:
         """One write of the operation is no head any more; the last one takes it out."""
         row = self._tables.operation.get(operation)
         assert row is not None, "a head's operation is live"
@@ -93,17 +100,31 @@ class OperationLog:
         if row.live > 1:
             self._tables.operation.put(operation, OperationRow(row.lseq, row.live - 1))
             return
-        self._tables.operation.delete(operation)
-        self._tables.envelope.delete(key)
-        self._add(operation, -1)
+        self._take_out(operation, dot, key)
 
-    def remove(self, operation: OperationId) -> None:
+    def remove(self, operation: OperationId, dot: bytes) -> None:
         """Take an operation out as if it had never come."""
         row = self._tables.operation.get(operation)
         assert row is not None, "only live operations are removed"
+        self._take_out(operation, dot, lseq_key(row.lseq))
+
+    def _take_out(self, operation: OperationId, dot: bytes, key: bytes) -> None:
         self._tables.operation.delete(operation)
-        self._tables.envelope.delete(lseq_key(row.lseq))
+        self._tables.envelope.delete(key)
+        if self._tables.dot.get(dot) == operation:
+            self._tables.dot.delete(dot)
         self._add(operation, -1)
+
+    def under(self, dot: bytes) -> OperationId | None:
+        """The live operation that has an author's number."""
+        found = self._tables.dot.get(dot)
+        return None if found is None else OperationId(found)
+
+    def signed(self, operation: OperationId) -> bytes | None:
+        """A live operation, durable or not; our own newest ones are not signed yet."""
+        row = self._tables.operation.get(operation)
+        found = None if row is None else self._tables.envelope.get(lseq_key(row.lseq))
+        return None if found is None or not found.signature else _pack_envelope(found)
 
     def _add(self, operation: OperationId, step: int) -> None:
         key = operation[:2]

@@ -4,27 +4,36 @@ Applying is idempotent and the order does not matter: an operation that is known
 are all covered, changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
+from piperfs.core.forks import Fork
+from piperfs.core.ids import ChunkId, InodeId, LinkId, ReplicaId
 from piperfs.core.merge import insert
 from piperfs.core.operation import Operation, Write, decode_envelope
-from piperfs.core.record import PENDING, ContentBody, Kind, LinkBody, XattrBody
+from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.core.resolve import current_content
 from piperfs.store.chunks import ChunkStore
+from piperfs.store.forks import Forks
 from piperfs.store.local import Parts, is_version
+from piperfs.store.oplog import dot_key
 
 SEEN: Final = b"seen:"  # + replica in the table of facts: the author's highest number here
 
 
 @dataclass(slots=True)
 class Applied:
-    """What a batch came to. `unattested` claim to know writes that were never made."""
+    """What a batch came to.
+
+    `unattested` claim to know writes that were never made; `held` lie beyond a fork; `forks` are
+    proofs that the batch made.
+    """
 
     merged: int = 0
     known: int = 0
     unattested: int = 0
+    held: int = 0
+    forks: list[Fork] = field(default_factory=list)
 
 
 class RemoteWriter:
@@ -36,11 +45,20 @@ class RemoteWriter:
         self._replica = replica
         self._parts = parts
         self._chunks = chunks
+        self.forks = Forks(parts.tables, parts.log)
+        self.found: list[Fork] = []  # proofs that nobody was told of yet
 
     def apply(self, operation: Operation, now_ns: int, last_seq: int) -> str:
         """Merge one verified operation; returns the field of `Applied` that counts it."""
         if self._parts.log.has(operation.id):
             return "known"
+        dot = dot_key(operation.replica, operation.seq)
+        if self.forks.stops(dot):
+            self._note_seq(operation.replica, operation.seq)
+            return "held" if self.forks.hold(dot, operation.id, operation.envelope) else "known"
+        fork = self.forks.find(operation)
+        if fork is not None:
+            self.found.append(fork)
         if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
             return "unattested"
         self._note_seq(operation.replica, operation.seq)
@@ -48,15 +66,17 @@ class RemoteWriter:
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
         """Merge an operation, be it known in part; tells whether one of its writes is new."""
-        released: list[tuple[OperationId, bool]] = []
+        released: list[tuple[AnyHead, bool]] = []
         former = {w.key: self._targets(w.key) for w in operation.writes if w.kind is Kind.LINK}
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]
         if not fresh:
             return False
         envelope = decode_envelope(operation.envelope)
-        self._parts.log.append(operation.id, envelope, len(fresh))
-        for superseded, keep in released:
-            self._parts.log.release(superseded, now_ns, keep=keep)
+        dot = dot_key(operation.replica, operation.seq)
+        self._parts.log.append(operation.id, dot, envelope, len(fresh))
+        for lost, keep in released:
+            lost_dot = dot_key(lost.replica, lost.seq)
+            self._parts.log.release(lost.operation, lost_dot, now_ns, keep=keep)
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)
             self._refresh(write, former.get(write.key, set()))
@@ -71,7 +91,7 @@ class RemoteWriter:
             self._parts.tables.meta.put(SEEN + replica, seq.to_bytes(8, "big"))
 
     def _merge(
-        self, operation: Operation, write: Write, released: list[tuple[OperationId, bool]]
+        self, operation: Operation, write: Write, released: list[tuple[AnyHead, bool]]
     ) -> bool:
         """Merge one write into its record; tells whether it became a head."""
         before = self._parts.records.heads(write.kind, write.key)
@@ -81,7 +101,7 @@ class RemoteWriter:
             return False
         self._parts.records.put(write.kind, write.key, merged)
         released.extend(
-            (lost.operation, is_version(write.kind, lost, operation.replica, write.hlc))
+            (lost, is_version(write.kind, lost, operation.replica, write.hlc))
             for lost in before
             if lost not in merged and lost.operation != PENDING
         )

@@ -20,9 +20,13 @@
 | want       | chunk id                         | WantRow, while absent      |
 | peer       | replica id                       | PeerRow                    |
 | member     | membership record id             | signed record              |
+| dot        | replica id, number (8)           | live operation with that number |
+| fork       | replica id                       | proof that it signed twice |
+| held       | replica id, number (8), operation id | signed operation beyond a fork |
 
 Invariants: the heads of a record are pairwise incomparable; `operation.live` counts the heads
-that come from the operation and is never 0; buckets sum up exactly the keys of `operation`; the
+that come from the operation and is never 0; buckets sum up exactly the keys of `operation`, and
+only numbers of those are in `dot`; the
 rows from `inode` to `pointer` are a function of the records.
 """
 
@@ -30,6 +34,7 @@ from typing import Final
 
 import msgspec
 
+from piperfs.core.forks import Fork
 from piperfs.core.ids import ChunkId
 from piperfs.core.names import Entry
 from piperfs.core.operation import Envelope
@@ -72,6 +77,9 @@ NAMES: Final = (
     "want",
     "peer",
     "member",
+    "dot",
+    "fork",
+    "held",
 )
 
 
@@ -120,6 +128,9 @@ class Tables:
         self.want: Table[WantRow] = table("want", WantRow)
         self.peer: Table[PeerRow] = table("peer", PeerRow)
         self.member: Table[bytes] = Table("member", engine, raw_bytes(cells))
+        self.dot: Table[bytes] = Table("dot", engine, raw_bytes(cells))
+        self.fork: Table[Fork] = table("fork", Fork)
+        self.held: Table[bytes] = Table("held", engine, raw_bytes(cells))
         self.records: dict[Kind, Table] = {  # type: ignore[type-arg]
             Kind.LINK: self.link,
             Kind.CONTENT: self.content,

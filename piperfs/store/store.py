@@ -16,7 +16,7 @@ from piperfs.core.clock import HybridClock
 from piperfs.core.errors import ErrorKind, FsError, StoreError
 from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
-from piperfs.core.operation import Envelope, Operation, Unseal, signed_bytes
+from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
 from piperfs.core.record import AnyHead, ContentHead, Kind
 from piperfs.store.blind import BlindWriter
 from piperfs.store.cells import Cells
@@ -25,6 +25,7 @@ from piperfs.store.changes import ChangeSet
 from piperfs.store.chunks import ChunkStore, NodeChildren
 from piperfs.store.directory import Directories, Found
 from piperfs.store.engine import Engine
+from piperfs.store.forks import Forks
 from piperfs.store.index import Index
 from piperfs.store.local import LocalWriter, Parts, Sealing
 from piperfs.store.oplog import END, OperationLog
@@ -209,6 +210,7 @@ class Store:
         for operation in operations:
             outcome = self._remote.apply(operation, now_ns, self._local.last_seq)
             setattr(applied, outcome, getattr(applied, outcome) + 1)
+        applied.forks, self._remote.found = self._remote.found, []
         self._report()
         self.on_dirty()
         return applied
@@ -219,6 +221,20 @@ class Store:
         self._report()
         self.on_dirty()
         return count
+
+    @property
+    def forks(self) -> Forks:
+        """Authors that signed twice, and what is held of them."""
+        return self._remote.forks
+
+    def release(
+        self, replica: ReplicaId, until: int, unseal: Unseal | None, now_ns: int
+    ) -> tuple[int, int]:
+        """Merge what was held of an author up to a number; returns how many came and went."""
+        rows = self.forks.take(replica)
+        counting = [decode(raw, unseal) for seq, raw in rows if seq <= until]
+        self.apply_remote(counting, now_ns)
+        return len(counting), len(rows) - len(counting)
 
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
         """Add a fifo, socket or device node, which stays on this replica."""

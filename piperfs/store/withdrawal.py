@@ -17,6 +17,7 @@ from piperfs.core.operation import Envelope, Operation, Unseal, decode, decode_h
 from piperfs.core.record import AnyHead, Kind, LinkBody, XattrBody
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.local import Parts
+from piperfs.store.oplog import dot_key
 from piperfs.store.pending import RecordKey
 from piperfs.store.remote import RemoteWriter
 from piperfs.store.rows import XattrsRow
@@ -30,7 +31,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class _Plan:
     """What goes, and what might come back."""
 
-    void: set[OperationId] = field(default_factory=set)
+    void: dict[OperationId, bytes] = field(default_factory=dict)  # with the dot of each
     records: set[RecordKey] = field(default_factory=set)
     chunks: set[ChunkId] = field(default_factory=set)
     kept: set[ChunkId] = field(default_factory=set)
@@ -41,6 +42,7 @@ class Withdrawal:
 
     def __init__(self, parts: Parts, chunks: ChunkStore, remote: RemoteWriter) -> None:
         self._parts = parts
+        self._forks = remote.forks
         self._chunks = chunks
         self._remote = remote
 
@@ -67,7 +69,7 @@ class Withdrawal:
             header = decode_header(_pack(envelope))
             refs = {ref for write in header.writes for ref in write.refs}
             if header.replica in until and header.seq > until[header.replica]:
-                plan.void.add(envelope.id)
+                plan.void[envelope.id] = dot_key(header.replica, header.seq)
                 plan.records.update((write.kind, write.key) for write in header.writes)
                 plan.chunks |= refs
             else:
@@ -95,6 +97,12 @@ class Withdrawal:
         envelope: Envelope = msgspec.msgpack.decode(raw, type=Envelope)
         return bool(envelope.signature)
 
+    def _hold(self, operation: OperationId, dot: bytes) -> None:
+        """Keep what a fork stopped, for whoever decides about it."""
+        raw = self._parts.log.signed(operation)
+        if raw is not None and self._forks.stops(dot):
+            self._forks.hold(dot, operation, raw)
+
     def _drop(self, plan: _Plan) -> None:
         stale: list[tuple[RecordKey, tuple[AnyHead, ...]]] = []
         for key in plan.records:
@@ -102,8 +110,9 @@ class Withdrawal:
             kept = tuple(head for head in before if head.operation not in plan.void)
             self._parts.records.replace(*key, kept)
             stale.append((key, before))
-        for operation in plan.void:
-            self._parts.log.remove(operation)
+        for operation, dot in plan.void.items():
+            self._hold(operation, dot)
+            self._parts.log.remove(operation, dot)
         for chunk in plan.chunks - plan.kept:
             self._chunks.forget_want(chunk)
         if not self._remote.is_blind:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import msgspec
@@ -15,6 +16,7 @@ from piperfs.control import server
 from piperfs.core import limits, manifest, membership, operation
 from piperfs.core.epochs import found_volume
 from piperfs.core.errors import FsError, PeerError, UserError
+from piperfs.core.forks import Fork, make_fork
 from piperfs.core.identity import PublicKeys, generate
 from piperfs.core.ids import DIRECTORY, FILE, ChunkId, VolumeId, make_inode_id
 from piperfs.core.membership import MembershipGraph
@@ -47,6 +49,7 @@ from piperfs.replication.channel import is_too_slow
 from piperfs.replication.doorman import Doorman, origin_of
 from piperfs.replication.fetching import Fetcher
 from piperfs.store import codec
+from tests.support import peers
 from tests.support.computers import ROOT_USER, Computer
 from tests.support.stores import Node, PlainSealing
 
@@ -240,6 +243,8 @@ BOTH: dict[str, tuple[Callable[[int], object], ...]] = {
     "CONTROL_REQUEST_BYTES_MAX": (lambda n: control_line(n - 1),),
 }
 ELSEWHERE = {
+    "HELD_BYTES_MAX": "test_what_is_held_has_a_bound",
+    "EARLY_FORKS_MAX": "test_proofs_about_nobody_have_a_bound",
     "TIME_NS_MAX": "test_times",
     "LINKS_PER_INODE_MAX": "test_links_of_one_inode",
     "INLINE_EXTENTS_MAX": "test_a_longer_manifest_becomes_a_tree",
@@ -447,3 +452,32 @@ def test_what_counts_as_one_stranger() -> None:
     assert origin_of("2001:db8::1") != origin_of("2001:db8:0:1::1")
     assert origin_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert origin_of("fe80::1%eth0") == origin_of("fe80::2%eth0")
+
+
+def test_what_is_held_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    anna, carl = Node("anna"), Node("carl")
+    carl.create(carl.root, b"held", b"")
+    [operation] = carl.operations()
+    anna.store.forks.limits = {carl.replica: 0}
+    for room, held in ((len(operation.envelope) - 1, 0), (len(operation.envelope), 1)):
+        monkeypatch.setattr(limits, "HELD_BYTES_MAX", room)
+        anna.receive([operation])
+        assert anna.store.forks.held_count == held
+    assert anna.tree() == {}
+
+
+def test_proofs_about_nobody_have_a_bound(tmp_path: Path) -> None:
+    node = peers.founder(tmp_path)
+    for number in range(limits.EARLY_FORKS_MAX + 1):
+        node.note_fork(unknown_fork(number))
+    assert len(node.early_forks) == limits.EARLY_FORKS_MAX
+    node.close()
+
+
+def unknown_fork(number: int) -> Fork:
+    author = number.to_bytes(16, "big")
+    both = [
+        encode(author, 1, PLAIN.epoch, (content(each),), PLAIN.seal_bodies).encode()
+        for each in range(2)
+    ]
+    return make_fork(*both)

@@ -124,11 +124,13 @@ def lives_in_the_future(node: Node, session: Session, random: Random) -> None:
 
 
 def equivocates(node: Node, session: Session, random: Random) -> None:
-    """Two writes under one number, each to whoever happens to listen."""
+    """Two writes under one number, each to whoever happens to listen; then it goes on."""
     birth = Birth(0o644, "root", "root", node.store.replica)
     body = ContentBody(True, 0, random.randrange(2), birth, target=random.choice((b"", b"x")))
     write = Write(Kind.CONTENT, EQUIVOCATED, 1, {}, (), body)
-    session.channel.send(m.Operations((_signed(node, (write,), 1_600_000_000_000),), 0))
+    more = _file(node, random, b"after the fork", node.clock.now_ns())
+    said = (_signed(node, (write,), 1_600_000_000_000), _signed(node, more, _seq(node, random)))
+    session.channel.send(m.Operations(said, 0))
 
 
 def sends_a_chunk_under_another_name(node: Node, session: Session, random: Random) -> None:
@@ -187,6 +189,11 @@ class Infiltrated(Cluster):
                 self.trace.sometimes("status names the liar")
             if node and len(node.store.contents(EQUIVOCATED)) > 1:
                 self.trace.sometimes("both writes under one number are kept")
+        nodes = [machine.node for machine in self.judged]
+        if all(node and liar in node.store.forks.limits for node in nodes):
+            self.trace.sometimes("all know the proof of a fork")
+            if all(node and node.store.forks.held_count for node in nodes):
+                self.trace.sometimes("operations beyond a fork are held everywhere")
 
     def _sessions_of_liar(self) -> Iterator[Session]:
         node = self.machines[-1].node

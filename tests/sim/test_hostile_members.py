@@ -12,6 +12,14 @@ SHOWS = {
 }
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_who_signs_twice_is_stopped_everywhere(seed):
+    outcome = simulate(hostile.plan_of(seed), make=hostile.make(hostile.equivocates))
+    assert outcome.violation is None
+    assert outcome.reached.get("all know the proof of a fork")
+    assert outcome.reached.get("operations beyond a fork are held everywhere")
+
+
 @pytest.mark.parametrize("behaviour", hostile.BEHAVIOURS, ids=lambda each: each.__name__)
 def test_honest_replicas_agree_beside_a_liar(behaviour):
     outcome = simulate(hostile.plan_of(7), make=hostile.make(behaviour))
