@@ -5,7 +5,8 @@ which writes of one record collapse, or at once when somebody waits for durabili
 commit runs in its thread the next batch gathers, so eight processes that call fsync at once share
 two commits instead of queueing for eight. Nothing is told to a peer, and no fsync returns, before
 the commit that holds it is done. A commit that fails for want of space keeps its changes and is
-tried again; one that fails for another reason was the last of this process.
+tried again; one that fails for another reason, a mistake of our own included, was the last of this
+process: what it held cannot be told any more from what a later one would need.
 """
 
 from collections.abc import Callable
@@ -122,11 +123,9 @@ class Committer:
     async def _commit_once(self) -> None:
         self._running, self._next = self._next, _Round()
         before = self._store.log.last_lseq
-        lseq = self._store.freeze(self._clock.now_ns())
-        self._gathered = lseq - before
         with trio.CancelScope(shield=True):
-            error = await self._clock.in_thread(self._write)
-        self._store.finish(committed=error is None)
+            lseq, error = await self._attempt()
+        self._gathered = lseq - before
         self._committed_at = trio.current_time()
         self.commits += 1
         self._note(error)
@@ -137,17 +136,28 @@ class Committer:
             for listener in self._on_durable:
                 listener(lseq)
 
-    def _write(self) -> StoreError | None:
-        """Commit in a thread. Whatever goes wrong there must not end the daemon."""
+    async def _attempt(self) -> tuple[int, StoreError | None]:
+        """One commit: the last lseq in it, and why it failed, for whatever reason that was."""
+        lseq, error = self._store.log.last_lseq, None
         try:
-            self._store.write_frozen()
-        except StoreError as error:
+            self._store.require_unbroken()
+            lseq = self._store.freeze(self._clock.now_ns())
+            await self._clock.in_thread(self._store.write_frozen)
+        except Exception as raised:  # noqa: BLE001 - all are logged
+            error = self._give_up(raised)
+        try:
+            self._store.finish(committed=error is None)
+        except Exception as raised:  # noqa: BLE001 - all are logged
+            error = self._give_up(raised)
+        return lseq, error
+
+    def _give_up(self, error: Exception) -> StoreError:
+        """What callers are told; anything but the disk's own errors ends all writing."""
+        if isinstance(error, StoreError):
             return error
-        except Exception as error:
-            log.exception("commit.failed")
-            self._store.fail(repr(error))
-            return StoreError(f"the store could not commit: {error!r}")
-        return None
+        log.error("commit.failed", exc_info=error)
+        self._store.fail(repr(error))
+        return StoreError(f"the store could not commit: {error!r}")
 
     def _note(self, error: StoreError | None) -> None:
         if error is not None and (self.failure is None or self.failure.kind is not error.kind):

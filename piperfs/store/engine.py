@@ -71,6 +71,9 @@ class Engine(Protocol):
     def fail(self, reason: str) -> None:
         """Take no more commits: somebody else found that they would be lost."""
 
+    def require_unbroken(self) -> None:
+        """Raises StoreError, with the reason, if no commit will succeed any more."""
+
     def close(self) -> None: ...
 
 
@@ -209,8 +212,7 @@ class LmdbEngine:
         return int(self._reader.id())
 
     def commit(self, batch: Batch) -> None:
-        if self._failed is not None:
-            raise _stopped(self._failed)
+        self.require_unbroken()
         needed = _bytes_needed(batch)
         if not self.claim_room(needed):
             raise StoreError("the disk is full", ErrorKind.NO_SPACE)
@@ -255,6 +257,11 @@ class LmdbEngine:
     def fail(self, reason: str) -> None:
         """Take no more commits: somebody else found that they would be lost."""
         self._failed = self._failed or reason
+
+    def require_unbroken(self) -> None:
+        """Raises StoreError, with the reason, if no commit will succeed any more."""
+        if self._failed is not None:
+            raise _stopped(self._failed)
 
     def refresh(self) -> None:
         """After a failure readers stay where they are: what they see is sound."""
@@ -366,9 +373,12 @@ class MemoryEngine:
     def fail(self, reason: str) -> None:
         self.failed = self.failed or reason
 
-    def commit(self, batch: Batch) -> None:
+    def require_unbroken(self) -> None:
         if self.failed is not None:
             raise _stopped(self.failed)
+
+    def commit(self, batch: Batch) -> None:
+        self.require_unbroken()
         try:
             self.before_commit(batch)
         except OSError as error:

@@ -67,7 +67,7 @@ class SalvageEngine:
 
     def commit(self, batch: Batch) -> None:
         del batch
-        raise StoreError("a store that is being checked takes no changes")
+        self.require_unbroken()
 
     def refresh(self) -> None:
         """It never changes."""
@@ -78,6 +78,9 @@ class SalvageEngine:
 
     def fail(self, reason: str) -> None:
         """It takes no changes anyway."""
+
+    def require_unbroken(self) -> None:
+        raise StoreError("a store that is being checked takes no changes")
 
     def close(self) -> None:
         self._file.close()

@@ -296,6 +296,10 @@ class Store:
         """Take no more writes; what can be read stays readable."""
         self._engine.fail(reason)
 
+    def require_unbroken(self) -> None:
+        """Raises StoreError, with the reason, when an earlier commit was the last."""
+        self._engine.require_unbroken()
+
     def require_writable(self) -> None:
         """Raises StoreError when a change could never become durable."""
         if self._engine.is_failed:
@@ -340,10 +344,12 @@ class Store:
 
     def commit(self, now_ns: int) -> None:
         """All three steps at once, for commands that run without an event loop."""
-        self.freeze(now_ns)
         try:
+            self.freeze(now_ns)
             self.write_frozen()
-        except StoreError:
+        except BaseException as error:
+            if not isinstance(error, StoreError):
+                self.fail(repr(error))
             self.finish(committed=False)
             raise
         self.finish(committed=True)

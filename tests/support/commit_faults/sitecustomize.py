@@ -1,0 +1,39 @@
+"""Makes one commit of a daemon under test fail in our own code, as a lack of memory does.
+
+Python imports this at its start where PYTHONPATH names this folder, so the product needs no hook.
+The file that PIPERFS_COMMIT_FAULT names says at which step; it is removed when the fault was had.
+"""
+
+import os
+
+STEPS = {
+    "publish": ("piperfs.store.local", "LocalWriter", "_publish"),
+    "encode": ("piperfs.store.tables", "Table", "encode_frozen"),
+    "finish": ("piperfs.store.oplog", "OperationLog", "note_durable"),
+}
+
+
+def _is_due(path, step):
+    try:
+        with open(path) as file:
+            return file.read() == step
+    except FileNotFoundError:
+        return False
+
+
+def _break(path, step, home, name, method):
+    cls = getattr(__import__(home, fromlist=[name]), name)
+    real = getattr(cls, method)
+
+    def breaking(*arguments):
+        if _is_due(path, step):
+            os.unlink(path)
+            raise MemoryError
+        return real(*arguments)
+
+    setattr(cls, method, breaking)
+
+
+if "PIPERFS_COMMIT_FAULT" in os.environ:
+    for step, place in STEPS.items():
+        _break(os.environ["PIPERFS_COMMIT_FAULT"], step, *place)
