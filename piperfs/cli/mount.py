@@ -19,6 +19,7 @@ from piperfs.cli import output, spawn
 from piperfs.cli.volume import volume_argument
 from piperfs.control import client, places
 from piperfs.core.errors import ExitCode, UserError
+from piperfs.fuse import mountpoint as points
 
 HELD_ELSEWHERE_S = 2  # how long a daemon may take to see that its mount is gone
 SYMLINKS_MAX = 40  # as in the kernel
@@ -51,7 +52,7 @@ def _joined(words: tuple[str, ...], flags: dict[str, tuple[str, ...]]) -> str:
 
 @click.command()
 @volume_argument
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # click.Path would look at it, and may wait for ever
 @daemon_options
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
 def mount(
@@ -73,6 +74,7 @@ def start_mount(
     if _is_mounted_there(state, target):
         output.note(f"{target}: already mounted")
         return
+    _free_abandoned(target)
     helped = any(word.startswith("runas=") for word in options.split(","))
     way = (spawn.MOUNTER,) if helped else ("mount",)
     arguments = [*way, str(state), str(target), "-o", options]
@@ -91,6 +93,25 @@ def _is_mounted_there(state: Path, target: Path) -> bool:
         return False
     connection.close()
     return str(target) in mounted_directories()
+
+
+def _free_abandoned(target: Path) -> bool:
+    """Detach what a killed daemon left behind; tells whether it did.
+
+    Where nobody answers, a look at the directory would wait for ever, and so would the daemon that
+    was killed and whoever wants its lock, if it hangs in the kernel.
+    """
+    running, mounted = places.find_mounted(target), points.find_mount(target)
+    if running is None or not running.is_dead or mounted is None:
+        return False
+    if mounted.device != running.device:
+        return False  # another one came after it, of a daemon that we do not know
+    process = _watch(running)
+    points.free(target)
+    if process is not None:
+        select.select([process], [], [], HELD_ELSEWHERE_S)
+        os.close(process)
+    return True
 
 
 def _canonical(directory: Path) -> Path:
@@ -136,10 +157,12 @@ def _mounts() -> Iterator[tuple[str, bytes, bytes]]:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # click.Path would look at it, and may wait for ever
 def umount(mountpoint: Path) -> None:
     """Unmount; returns when everything is on the disk."""
     target = _canonical(mountpoint)
+    if _free_abandoned(target):
+        return
     running = places.find_mounted(target)
     if str(target) not in mounted_directories():
         raise UserError(f"{target}: no volume is mounted here", ExitCode.NOT_FOUND)

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,16 @@ class Running:
     pid: int
     state: str
     mountpoint: str | None
+    device: str | None = None  # of the mount, as "major:minor"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process ended. Killed in a bad moment, its threads may hang in the kernel."""
+        try:
+            facts = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return True
+        return facts.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
 def state_root() -> Path:
@@ -138,11 +148,15 @@ def connect(state: Path) -> socket.socket | None:
 def write_running(running: Running) -> Path:
     """Write down that a daemon runs; the returned file is removed when it ends."""
     path = prepare_runtime_directory() / f"{_tag(Path(running.state))}.json"
-    text = {"pid": running.pid, "state": running.state, "mountpoint": running.mountpoint}
     draft = path.with_suffix(f".{running.pid}")
-    draft.write_text(json.dumps(text))
+    draft.write_text(json.dumps(asdict(running)))
     draft.replace(path)
     return path
+
+
+def forget_running(state: Path) -> None:
+    """A daemon begins where another one may have been killed."""
+    (runtime_directory() / f"{_tag(state)}.json").unlink(missing_ok=True)
 
 
 def find_running(state: Path) -> Running | None:
@@ -152,13 +166,12 @@ def find_running(state: Path) -> Running | None:
 
 
 def find_mounted(mountpoint: Path) -> Running | None:
-    """The daemon that last said it was mounted at a directory, dead or alive."""
+    """The daemon that last said it was mounted at a directory; a dead one if none is alive."""
     wanted = os.path.abspath(mountpoint)
-    for path in (path for each in _directories() for path in sorted(each.glob("*.json"))):
-        running = _read_running(path)
-        if running is not None and running.mountpoint == wanted:
-            return running
-    return None
+    paths = (path for each in _directories() for path in sorted(each.glob("*.json")))
+    said = [running for path in paths if (running := _read_running(path)) is not None]
+    found = [running for running in said if running.mountpoint == wanted]
+    return min(found, key=lambda running: running.is_dead, default=None)
 
 
 def _read_running(path: Path) -> Running | None:

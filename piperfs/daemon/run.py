@@ -25,7 +25,7 @@ from piperfs.fs.files import Clock as FileClock
 from piperfs.fs.filesystem import Filesystem, World
 from piperfs.fs.owners import IdMap, Owners
 from piperfs.fuse import mount
-from piperfs.fuse.mountpoint import MountOptions
+from piperfs.fuse.mountpoint import MountOptions, find_mount
 from piperfs.fuse.service import Service, Surroundings
 from piperfs.obs import log as logs
 from piperfs.obs.metrics import Metrics
@@ -87,6 +87,7 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
     metrics.add(lambda: samples(node))
     stop = trio.Event()
     places.prepare_runtime_directory()
+    places.forget_running(job.state)
     async with trio.open_nursery() as nursery:
         await nursery.start(lifecycle.stop_on_signal, stop)
         replicator = node.replicator = _replicator(node, job.options)
@@ -113,7 +114,9 @@ async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Even
     """Tell that the volume is usable, and wait for the end."""
     assert node.replicator is not None
     mountpoint = None if job.mountpoint is None else str(job.mountpoint)
-    running = places.write_running(places.Running(os.getpid(), str(job.state), mountpoint))
+    running = places.write_running(
+        places.Running(os.getpid(), str(job.state), mountpoint, _device(job.mountpoint))
+    )
     try:
         if not job.in_front and os.getsid(0) != os.getpid():
             os.setsid()  # not before the mount: see cli/spawn.py
@@ -124,6 +127,11 @@ async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Even
     finally:
         running.unlink(missing_ok=True)
         starter.stopping()
+
+
+def _device(mountpoint: Path | None) -> str | None:
+    found = None if mountpoint is None else find_mount(mountpoint)
+    return None if found is None else found.device
 
 
 def _replicator(node: Node, options: Options) -> Replicator:

@@ -7,7 +7,6 @@ a child that does nothing else watches; if the daemon is dead and yet does not e
 the connection between the kernel and the daemon, and all of them are free.
 """
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -15,12 +14,10 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn
 
-from piperfs.fuse.mountpoint import find_mount
+from piperfs.fuse.mountpoint import abort
 
-CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
-MNT_FORCE: Final = 1
 ENDS_WITHIN_S: Final = 0.3  # a process that does not hang
 GIVE_UP_S: Final = 30
 POLL_S: Final = 0.02
@@ -87,15 +84,3 @@ def _free(daemon: int, mountpoint: Path) -> None:
         time.sleep(POLL_S)
         if time.monotonic() - begun > ENDS_WITHIN_S:
             abort(mountpoint)
-
-
-def abort(mountpoint: Path) -> None:
-    """End the connection of the mount here: everybody who waits for it gets an error."""
-    mount = find_mount(mountpoint)
-    if mount is None:
-        return
-    minor = mount.device.partition(":")[2]
-    with contextlib.suppress(OSError):
-        (CONNECTIONS / minor / "abort").write_text("1")
-        return
-    ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_FORCE)  # says busy, and does it

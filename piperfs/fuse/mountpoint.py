@@ -5,6 +5,7 @@ fusermount3. A daemon that died leaves a mount point on which every call fails w
 is recognised and detached before a new mount, so that a restart needs no help from a person.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -22,6 +23,8 @@ SOURCE_PREFIX: Final = "piperfs:"
 
 SAFE: Final = ("nosuid", "nodev")  # only root may do without
 READAHEAD_KIB: Final = 1024
+CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+MNT_FORCE: Final = 1
 MNT_DETACH: Final = 2
 MOUNT_FLAGS: Final = {
     "ro": 1,
@@ -86,7 +89,7 @@ def given_descriptor(mountpoint: Path) -> int | None:
 def check_mountpoint(mountpoint: Path) -> None:
     """Detach what a dead daemon left, and refuse what cannot be mounted on."""
     while not is_automount(mountpoint) and is_stale(mountpoint):
-        detach(mountpoint)
+        free(mountpoint)
     if is_automount(mountpoint):
         return  # a look into it would wait for the very mount that we are about to make
     try:
@@ -183,6 +186,28 @@ def detach(mountpoint: Path, *, lazily: bool = True) -> None:
         reason = done.stderr.strip() if done.returncode else ""
     if reason:
         raise UserError(f"cannot unmount '{mountpoint}': {reason}")
+
+
+def abort(mountpoint: Path) -> None:
+    """End the connection of the mount here: everybody who waits for it gets an error."""
+    mount = find_mount(mountpoint)
+    if mount is None:
+        return
+    minor = mount.device.partition(":")[2]
+    with contextlib.suppress(OSError):
+        (CONNECTIONS / minor / "abort").write_text("1")
+        return
+    _libc().umount2(os.fsencode(mountpoint), MNT_FORCE)  # says busy, and does it
+
+
+def free(mountpoint: Path) -> None:
+    """Detach a mount that nobody serves any more.
+
+    The connection ends first: a mount that is only detached lives on for those who use it, who wait
+    for ever, and so does every sync(2) of the computer if one of them has written something.
+    """
+    abort(mountpoint)
+    detach(mountpoint)
 
 
 def _libc() -> ctypes.CDLL:
