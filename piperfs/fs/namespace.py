@@ -291,10 +291,10 @@ class Namespace:
         if is_special(found.inode):
             self._remove_special(found.inode, row, found.place.link)
             return []
-        if len(row.links) > 1:
-            return [*self.keep_copies(found), KillLink(found.place.link)]
         node = self._inodes.find(found.inode)
         pin = self._files.pin_of(node)
+        if len(row.links) > 1:
+            return [*self.keep_copies(found), KillLink(found.place.link, pin)]
         changes = conflicts.before_superseding(self._store, found.inode, pin)
         if node is not None:
             self.make_anonymous(node)

@@ -54,9 +54,13 @@ class RetargetLink:
 
 @dataclass(frozen=True, slots=True)
 class KillLink:
-    """One of several hard links, or a directory, is removed."""
+    """One of several hard links, or a directory, is removed.
+
+    Whoever removed it knew the pinned versions of the file, or all current ones without a pin.
+    """
 
     link: LinkId
+    pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,8 @@ class LocalWriter:
         heads = self._parts.records.links(change.link)
         before = resolve.current_link(heads).body if heads else None
         contents = self._parts.records.contents(before.target) if before is not None else ()
+        if isinstance(change, KillLink) and change.pin is not None:
+            contents = change.pin.heads
         seen = join(head.vector for head in contents)
         body = bodies.link_body(change, before, hlc, self._replica, seen)
         self._put(operation, (Kind.LINK, change.link), hlc, body)

@@ -90,3 +90,36 @@ def test_a_link_that_was_never_published_goes_with_its_file():
     a.unlink("f")
     b.write("f", b"edit")
     assert group.judge() == {"f": b"edit"}
+
+
+def test_names_removed_at_once_do_not_take_a_version_along_that_an_open_file_hid():
+    group = Group()
+    a, b = group.people
+    a.write("f", b"base")
+    a.computer.link("f", "g")
+    group.meet()
+    fh = a.computer.open("f")
+    b.write("g", b"news")
+    a.computer.receive_from(b.computer)
+    assert a.content("f") == b"base", "an open file shows what it was opened on"
+    a.unlink("f")
+    b.unlink("g")
+    a.computer.close(fh)
+    assert list(group.judge().values()) == [b"news"]
+
+
+def test_a_name_is_removed_while_the_file_is_open_and_news_come_by_another():
+    for flags in (0, 2):
+        group = Group()
+        a, b = group.people
+        a.write("f", b"base")
+        a.computer.link("f", "g")
+        group.meet()
+        fh = a.computer.open("f", flags)
+        a.unlink("f")
+        b.write("g", b"news")
+        a.computer.receive_from(b.computer)
+        assert a.content("g") == (b"base" if flags else b"news")
+        a.computer.close(fh)
+        assert a.content("g") == b"news"
+        assert group.judge() == {"g": b"news"}
