@@ -24,6 +24,7 @@ OPERATION_WRITES_MAX: Final = 256
 VECTOR_ENTRIES_MAX: Final = 4096
 SEQ_MAX: Final = (1 << 63) - 1
 PREVIOUS_PARENTS_MAX: Final = 2
+CHANGED_DIRECTORIES_MAX: Final = 64  # that one write of a content names
 
 # Chunks. Average size is a compromise that tools/bench/chunking.py measures: small enough that
 # a random 4 KiB update stays cheap, large enough that a stream is not drowned in bookkeeping.

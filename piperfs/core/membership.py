@@ -15,6 +15,7 @@ from piperfs.core.limits import (
     MEMBERSHIP_PENDING_BYTES_MAX,
     MEMBERSHIP_PENDING_MAX,
     MEMBERSHIP_RECORDS_MAX,
+    SEQ_MAX,
 )
 from piperfs.core.membership_records import (
     Genesis,
@@ -187,6 +188,11 @@ class MembershipGraph:
         genesis = self._nodes[self.volume].record.statement
         assert isinstance(genesis, Genesis)
         return genesis.label
+
+    @property
+    def founded_ns(self) -> int:
+        """When its founder says that the volume was made."""
+        return max(0, min(self._nodes[self.volume].record.time_ns, SEQ_MAX))
 
     # Authoring
 

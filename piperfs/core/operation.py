@@ -273,6 +273,11 @@ def _check_content(row: HeaderWrite, body: Body) -> None:
     chunks = sum(1 for length in body.lengths if length > 0)
     _require(chunks == len(row.refs), "a manifest has one chunk id for each extent with data")
     _require(sum(map(abs, body.lengths)) == body.size, "a manifest's lengths add up to the size")
+    _require(
+        len(body.directories) <= limits.CHANGED_DIRECTORIES_MAX
+        and all(len(i) == INODE_ID_SIZE and i[0] == DIRECTORY for i in body.directories),
+        "at most 64 directories hold a file's names",
+    )
 
 
 def _check_xattr(row: HeaderWrite, body: Body) -> None:

@@ -94,7 +94,7 @@ class ContentBody(msgspec.Struct, array_like=True, frozen=True):
     lengths: tuple[int, ...] = ()
     target: bytes = b""
     base: bytes = b""  # digest of the version that was knowingly replaced
-    replaced: bool = False  # set by a rename over this name: counts as a change of the directory
+    directories: tuple[InodeId, ...] = ()  # whose names a rename over them or a deletion changed
     links_seen: dict[LinkId, dict[ReplicaId, int]] = {}
 
 

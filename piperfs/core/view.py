@@ -19,24 +19,20 @@ Where things hang:
 
 What they look like: attributes are those of birth overlaid with what was set later. A leaf's
 `ctime` is the newest stamp among its content, attributes, extended attributes and links. A
-directory's `mtime` is derived, and is the newest of
-
-* its birth; the stamps of link heads that name it as parent;
-* the moments at which a link that still remembers it as an earlier parent came and left;
-* deletions of files that a link in it leads to, and contents that replaced a file shown in it;
-
-unless a time set by hand has a stamp at least as new. An index that only ever sees changes may
-know of later moments than these, since records forget; it never knows of earlier ones.
+directory's `mtime` is derived: the newest of its birth (the root's is the volume's) and of all
+`moments` that heads tell of it, unless a time set by hand has a stamp at least as new.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from piperfs.core import cycles, resolve
 from piperfs.core.ids import ORPHANS, InodeId, LinkId, ReplicaId, is_directory, is_symlink
+from piperfs.core.moments import newest_moments
 from piperfs.core.names import Entry, Group, Loser, arrange, copy_inode, name_losers
 from piperfs.core.record import (
     AnyHead,
@@ -121,16 +117,18 @@ class Tree(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-def view(records: RecordMap, root: InodeId) -> Tree:
-    """The tree that the heads of all records mean."""
-    return _View(records, root).tree()
+def view(records: RecordMap, root: InodeId, founded_ns: int = 0) -> Tree:
+    """The tree that the heads of all records mean, in a volume that was made at `founded_ns`."""
+    return _View(records, root, founded_ns).tree()
 
 
 class _View:
     """One evaluation; its attributes are the intermediate results, in the order of the rules."""
 
-    def __init__(self, records: RecordMap, root: InodeId) -> None:
+    def __init__(self, records: RecordMap, root: InodeId, founded_ns: int) -> None:
         self.root = root
+        self.founded_ns = founded_ns
+        self.changed = newest_moments(head for heads in records.values() for head in heads)
         self.links: dict[LinkId, Sequence[LinkHead]] = {}
         self.contents: dict[InodeId, Sequence[ContentHead]] = {}
         self.attributes: dict[InodeId, Sequence[AttributesHead]] = {}
@@ -280,6 +278,8 @@ class _View:
         )
 
     def _birth(self, inode: InodeId) -> Birth:
+        if inode == self.root:
+            return replace(NOBODY, born_ns=self.founded_ns)
         heads = self.links.get(LinkId(inode))
         return (resolve.current_link(heads).body.birth if heads else None) or NOBODY
 
@@ -300,37 +300,10 @@ class _View:
         """The mtime, and for directories the newest change of their entries."""
         if winner is not None:
             return resolve.file_mtime(winner, explicit), 0
-        changed = max((self._birth(inode).born_ns, *self._changes(inode)))
+        changed = max(self._birth(inode).born_ns, self.changed.get(inode, 0))
         if explicit is not None and explicit.stamp.hlc >= changed:
             return explicit.mtime_ns, changed
         return changed, changed
-
-    def _changes(self, directory: InodeId) -> Iterator[int]:
-        """Moments at which the entries of a directory changed, as far as records remember."""
-        for heads in self.links.values():
-            for head in heads:
-                yield from _seen_from(directory, head)
-        for inode, contents in self.contents.items():
-            if self._leads_to(directory, self.links_to[inode].values()):
-                yield from (head.hlc for head in contents if not head.body.alive)
-            if any(place.parent == directory for place in self.places.get(inode, ())):
-                yield from (head.hlc for head in contents if head.body.replaced)
-
-    @staticmethod
-    def _leads_to(directory: InodeId, links: Iterable[Sequence[LinkHead]]) -> bool:
-        return any(resolve.current_link(heads).body.parent == directory for heads in links)
-
-
-def _seen_from(directory: InodeId, head: LinkHead) -> Iterator[int]:
-    """When a link came to a directory or left it, as far as one head remembers."""
-    if head.body.parent == directory:
-        yield head.hlc
-    left = head.body.moved
-    for place in head.body.previous:
-        if place.parent == directory:
-            yield place.moved.hlc
-            yield left.hlc
-        left = place.moved
 
 
 def _size(inode: InodeId, winner: ContentHead | None) -> int:

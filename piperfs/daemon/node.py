@@ -432,6 +432,7 @@ def assemble_on(
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)
     _read_members(graph, store)
+    store.found(graph.founded_ns)
     use_keys(keyring, graph, identity)
     node = Node(state, label, identity, secrets, protection, graph, keyring, store, clock, space)
     node.salvage = engine if isinstance(engine, SalvageEngine) else None

@@ -35,7 +35,7 @@ def materialise(store: Store, inode: InodeId) -> list[Change]:
 
 def _as_file(found: Found, directory: InodeId, name: bytes) -> Iterable[Change]:
     assert found.head is not None
-    body = replace(found.head.body, base=b"", replaced=False, links_seen={})
+    body = replace(found.head.body, base=b"", directories=(), links_seen={})
     yield PutLink(copy_link(found.inode), directory, name, found.inode)
     yield PutContent(found.inode, body, found.head.refs)
 
@@ -118,7 +118,7 @@ def settle(store: Store, inode: InodeId) -> list[Change]:
 def confirm(store: Store, inode: InodeId) -> PutContent:
     """Write the winning version again, knowing all others."""
     winner = resolve.current_content(store.contents(inode))
-    return PutContent(inode, replace(winner.body, base=b"", replaced=False), winner.refs)
+    return PutContent(inode, replace(winner.body, base=b"", directories=()), winner.refs)
 
 
 def discard(store: Store, found: Found) -> list[Change]:

@@ -169,7 +169,7 @@ class Renames:
             mtime_ns=self._attributes.row(mover).mtime_ns,
             birth=before.body.birth,
             base=resolve.digest_of(before),
-            replaced=True,
+            directories=(),
             links_seen={},
         )
         changes = conflicts.fix_losing_links(self._store, source, old)
@@ -180,7 +180,7 @@ class Renames:
         if replaced is not None:
             self._names.make_anonymous(replaced)
         self._files.release_pin(mover)
-        changes.append(PutContent(there.inode, body, content.refs, there_pin))
+        changes.append(PutContent(there.inode, body, content.refs, there_pin, replaces=True))
         changes += [*adjust, DeleteContent(moved.inode, moved_pin)]
         self._names.apply(changes)
         self._take_over(mover, moved.inode, there.inode, atime_ns, was_published=was_published)

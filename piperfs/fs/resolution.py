@@ -56,7 +56,7 @@ def promote(store: Store, directory: InodeId, name: bytes, copy: Found) -> list[
 
 
 def _as_version(inode: InodeId, head: ContentHead) -> PutContent:
-    body = replace(head.body, alive=True, base=b"", replaced=False, links_seen={})
+    body = replace(head.body, alive=True, base=b"", directories=(), links_seen={})
     return PutContent(inode, body, head.refs)
 
 

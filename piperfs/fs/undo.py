@@ -48,7 +48,7 @@ END: Final = b"\xff" * 17
 
 def revived(head: ContentHead, now_ns: int) -> ContentBody:
     """A version as it is written again: changed now, for programs that look at times."""
-    return replace(head.body, alive=True, mtime_ns=now_ns, base=b"", replaced=False, links_seen={})
+    return replace(head.body, alive=True, mtime_ns=now_ns, base=b"", directories=(), links_seen={})
 
 
 def bring_back(store: Store, inode: InodeId, head: ContentHead, now_ns: int) -> list[Change]:
@@ -152,7 +152,7 @@ class Revert:
         if not before.body.alive:
             return [DeleteContent(inode)] if now.body.alive else []
         beside = [head for head in known if head is not before and head.body.alive]
-        body = replace(before.body, base=b"", replaced=False, links_seen={})
+        body = replace(before.body, base=b"", directories=(), links_seen={})
         kept = conflicts.split_off(self.store, inode, beside)
         return [*kept, PutContent(inode, body, before.refs)]
 

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-from msgspec.structs import replace
-
 from piperfs.core.ids import ORPHANS, TYPES, InodeId, is_directory
 from piperfs.core.record import AnyHead, Kind
 from piperfs.core.resolve import current_content, digest_of
@@ -25,7 +23,7 @@ LISTED_MAX: Final = 1 << 62
 
 def mismatches(store: Store) -> Iterator[InodeId]:
     """Inodes and directories that the index shows otherwise than the view. Costs a full view."""
-    expected = comparable(view(durable_records(store), store.root))
+    expected = view(durable_records(store), store.root, store.founded_ns)
     found = index_tree(store)
     yield from _differing(expected.facts, found.facts)
     yield from _differing(expected.folders, found.folders)
@@ -48,7 +46,7 @@ def durable_records(store: Store) -> RecordMap:
 
 
 def index_tree(store: Store) -> Tree:
-    """Everything replicated that the index shows, without the times that directories derive."""
+    """Everything replicated that the index shows."""
     rows = [(InodeId(key), row) for key, row in store.tables.inode.scan(b"", END)]
     special = Counter(p.parent for i, row in rows if not _is_replicated(i) for p in row.links)
     inodes = [i for i, row in rows if row.links or row.entries or i == store.root]
@@ -63,7 +61,7 @@ def index_tree(store: Store) -> Tree:
         members = store.members(waiting.pop())
         folder = folders[members[0]] = _folder_of(store, members[0])
         waiting += [item.inode for item in folder.items.values() if is_directory(item.inode)]
-    return comparable(Tree(store.root, facts, folders))
+    return Tree(store.root, facts, folders)
 
 
 def _is_replicated(inode: InodeId) -> bool:
@@ -96,12 +94,3 @@ def _version_of(store: Store, found: Found) -> bytes:
     if is_directory(found.inode):
         return b""
     return digest_of(found.head or current_content(store.contents(found.inode)))
-
-
-def comparable(tree: Tree) -> Tree:
-    """A directory's times are maxima of what was seen, which the index sees more of."""
-    facts = {
-        inode: replace(f, mtime_ns=0, ctime_ns=0) if is_directory(inode) else f
-        for inode, f in tree.facts.items()
-    }
-    return replace(tree, facts=facts)

@@ -65,12 +65,16 @@ class KillLink:
 
 @dataclass(frozen=True, slots=True)
 class PutContent:
-    """A new version. It supersedes the pinned versions, or all current ones without a pin."""
+    """A new version. It supersedes the pinned versions, or all current ones without a pin.
+
+    One that `replaces` the file came by a rename over its names: their directories changed.
+    """
 
     inode: InodeId
     body: ContentBody
     refs: tuple[ChunkId, ...] = ()
     pin: Pin | None = None
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from piperfs.core import cycles, resolve
 from piperfs.core.ids import ORPHANS, InodeId, LinkId, ReplicaId, is_directory, is_symlink
+from piperfs.core.moments import moments, newest_moments
 from piperfs.core.names import Entry
-from piperfs.core.record import Birth, ContentHead, LinkHead
+from piperfs.core.record import AnyHead, Birth, ContentHead, Kind, LinkHead
 from piperfs.store.cells import Cells
 from piperfs.store.changes import ChangeSet
 from piperfs.store.records import Records
@@ -55,7 +56,9 @@ class Index:
             self.disputes.count(InodeId(key[:16]), 1)
         self.disputes.aliases = sum(1 for _ in tables.alias.scan(b"", after(b"d")))
         self._has_pointers = any(True for _ in tables.pointer.scan(b"", after(b"d")))
-        if tables.inode.get(root) is None:
+        row = tables.inode.get(root)
+        self.founded_ns = 0 if row is None else row.born_ns
+        if row is None:
             tables.inode.put(root, BLANK)
 
     def entry_key(self, parent: InodeId, name: bytes) -> bytes:
@@ -103,7 +106,7 @@ class Index:
             return
         self._tables.inode.put(inode, row)
         self._note(inode, old, row)
-        self._move_leaf(inode, old.links if old else (), places, links, contents)
+        self._move_leaf(inode, old.links if old else (), places)
         if row.copies or (old is not None and old.copies):
             for place in (*places, *(old.links if old else ())):
                 self._mark(place.parent, place.name)
@@ -159,14 +162,12 @@ class Index:
         inode: InodeId,
         before: tuple[Place, ...],
         now: tuple[Place, ...],
-        links: Mapping[LinkId, tuple[LinkHead, ...]],
-        contents: tuple[ContentHead, ...],
     ) -> None:
         if before == now:
             return
         for place in before:
             if place not in now:
-                self._detach(place, inode, _left_at(place, links, contents))
+                self._detach(place, inode)
         for place in now:
             if place not in before:
                 self._attach(place, inode)
@@ -176,7 +177,7 @@ class Index:
         if old is None:
             return
         for place in old.links:
-            self._detach(place, inode, 0)
+            self._detach(place, inode)
         self._tables.inode.delete(inode)
         self.changes.attributes.add(inode)
 
@@ -186,20 +187,21 @@ class Index:
         old = self._tables.inode.get(inode)
         heads = self._records.links(inode)
         attributes = self._records.attributes(inode)
-        if not heads and not attributes and inode != self._root:
-            if old is not None and not old.entries:
-                self._forget(inode, old)
-            elif old is not None:  # it is known as a parent only
-                counted = {"entries": old.entries, "subdirs": old.subdirs, "links": old.links}
-                self._tables.inode.put(inode, replace(BLANK, changed_ns=old.changed_ns, **counted))
-                self._place_directory(inode)
+        is_parent = old is not None and old.entries
+        if not (heads or attributes or is_parent or inode == self._root):
+            self._forget(inode, old)
             return
         birth = resolve.current_link(heads).body.birth if heads else None
+        if inode == self._root:
+            birth = replace(NOBODY, born_ns=self.founded_ns)
         effective = resolve.effective_attributes(birth or NOBODY, attributes)
         xattrs = self._tables.xattrs.get(inode)
         base = old or BLANK
         stamps = [head.hlc for head in heads] + [head.hlc for head in attributes]
         times = effective.times
+        born = birth.born_ns if birth else 0
+        changed = max(base.changed_ns, born)
+        explicit = times is not None and times.stamp.hlc >= changed
         row = replace(
             base,
             mode=effective.mode,
@@ -207,13 +209,10 @@ class Index:
             group=effective.group,
             owner_set_by=ReplicaId(effective.owner_set_by),
             times_ns=times.stamp.hlc if times else 0,
-            ctime_ns=max(base.changed_ns, xattrs.changed_ns if xattrs else 0, *stamps, 0),
-            born_ns=birth.born_ns if birth else 0,
+            mtime_ns=times.mtime_ns if times is not None and explicit else changed,
+            ctime_ns=max(changed, xattrs.changed_ns if xattrs else 0, *stamps, 0),
+            born_ns=born,
         )
-        changed = max(base.changed_ns, birth.born_ns if birth else 0)
-        explicit = times is not None and times.stamp.hlc >= changed
-        mtime = times.mtime_ns if times is not None and explicit else changed
-        row = replace(row, mtime_ns=mtime, changed_ns=changed)
         if row != old:
             self._tables.inode.put(inode, row)
             self.changes.attributes.add(inode)
@@ -283,7 +282,7 @@ class Index:
         self._tables.inode.put(inode, replace(row, links=wanted))
         self.changes.attributes.add(inode)
         for old in row.links:
-            self._detach(old, inode, max((head.hlc for head in heads), default=0))
+            self._detach(old, inode)
         if wanted:
             self._attach(place, inode)
 
@@ -313,7 +312,7 @@ class Index:
         assert old is not None
         for place in old.links:
             if place not in links:
-                self._detach(place, inode, now)
+                self._detach(place, inode)
         if links:
             self._tables.inode.put(inode, replace(old, links=links, ctime_ns=now))
         else:
@@ -336,12 +335,12 @@ class Index:
         group = self._tables.entry.get(key) or ()
         entry = Entry(place.link, target, place.name, place.hlc, place.replica)
         self._tables.entry.put(key, (*group, entry))
-        self._count(place.parent, 1, target, place.hlc)
+        self._count(place.parent, 1, target)
         if group:
             self._mark(place.parent, place.name)
         self.changes.entries.add((place.parent, place.name))
 
-    def _detach(self, place: Place, target: InodeId, when: int) -> None:
+    def _detach(self, place: Place, target: InodeId) -> None:
         key = self.entry_key(place.parent, place.name)
         group = self._tables.entry.get(key) or ()
         # A link that changed hands may already stand here for its new target.
@@ -350,36 +349,58 @@ class Index:
             self._tables.entry.put(key, left)
         else:
             self._tables.entry.delete(key)
-        self._count(place.parent, -1, target, when)
+        self._count(place.parent, -1, target)
         if len(group) > 1 or place.parent in self.disputes.names:
             self._mark(place.parent, place.name)
         self.changes.entries.add((place.parent, place.name))
 
-    def _count(self, parent: InodeId, step: int, target: InodeId, when: int) -> None:
+    def _count(self, parent: InodeId, step: int, target: InodeId) -> None:
         row = self._tables.inode.get(parent) or BLANK
-        changed = max(row.changed_ns, when)
         row = replace(
             row,
             entries=row.entries + step,
             subdirs=row.subdirs + (step if is_directory(target) else 0),
-            changed_ns=changed,
-            mtime_ns=changed if changed > max(row.changed_ns, row.times_ns) else row.mtime_ns,
-            ctime_ns=max(row.ctime_ns, when),
         )
         self._tables.inode.put(parent, row)
         self.changes.attributes.add(parent)
         if row.entries <= 1:  # it may just have gained its first or lost its last entry
             self._unsettled.append(parent)
 
+    def note_moments(self, head: AnyHead) -> None:
+        """A head came: the directories whose entries it changed are that new."""
+        for directory, moment in moments(head):
+            self.touch(directory, moment)
+
     def touch(self, directory: InodeId, when: int) -> None:
-        """A name in the directory was replaced: that changes its times, though no entry."""
-        row = self._tables.inode.get(directory)
-        if row is not None and when > row.changed_ns:
-            mtime = when if when > row.times_ns else row.mtime_ns
+        """The directory's entries changed at a moment, which may not be the newest."""
+        row = self._tables.inode.get(directory) or BLANK
+        if when > row.changed_ns:
+            mtime = when if when > max(row.times_ns, row.born_ns) else row.mtime_ns
             ctime = max(row.ctime_ns, when)
             row = replace(row, changed_ns=when, mtime_ns=mtime, ctime_ns=ctime)
             self._tables.inode.put(directory, row)
             self.changes.attributes.add(directory)
+
+    def recompute_moments(self, directories: Iterable[InodeId]) -> None:
+        """Heads were taken out: ask all that are left when these directories changed."""
+        wanted = dict.fromkeys(directories, 0)
+        for kind in (Kind.LINK, Kind.CONTENT):
+            for key in self._records.keys(kind):
+                for directory, moment in newest_moments(self._records.heads(kind, key)).items():
+                    if moment > wanted.get(directory, moment):
+                        wanted[directory] = moment
+        for directory, moment in wanted.items():
+            row = self._tables.inode.get(directory)
+            if row is not None:
+                self._tables.inode.put(directory, replace(row, changed_ns=moment))
+                self.refresh(directory)
+
+    def found(self, founded_ns: int) -> None:
+        """The volume was made then, and so was its root."""
+        self.founded_ns = founded_ns
+        row = self._tables.inode.get(self._root)
+        if row is not None and row.born_ns != founded_ns:
+            self.refresh(self._root)
 
     def _mark(self, parent: InodeId, name: bytes) -> None:
         """Remember whether the name is disputed, and whether several directories share it."""
@@ -412,17 +433,3 @@ class Index:
 
 def _place(link: LinkId, head: LinkHead) -> Place:
     return Place(link, head.body.parent, head.body.name, head.hlc, head.replica)
-
-
-def _left_at(
-    place: Place,
-    links: Mapping[LinkId, tuple[LinkHead, ...]],
-    contents: tuple[ContentHead, ...],
-) -> int:
-    """When a place was left: at the link's move or removal, else at the file's deletion."""
-    heads = links.get(place.link)
-    if heads is not None:
-        head = resolve.current_link(heads)
-        if (head.hlc, head.replica) != (place.hlc, place.replica):
-            return head.hlc
-    return max((head.hlc for head in contents if not head.body.alive), default=0)

@@ -12,10 +12,11 @@ from typing import Final, Protocol, cast
 
 from msgspec.structs import replace
 
+from piperfs.core import moments, resolve
 from piperfs.core import operation as operations
-from piperfs.core import resolve
 from piperfs.core.clock import HybridClock
 from piperfs.core.ids import EpochId, InodeId, LinkId, ReplicaId, is_directory
+from piperfs.core.limits import CHANGED_DIRECTORIES_MAX
 from piperfs.core.merge import is_covered
 from piperfs.core.operation import Write
 from piperfs.core.record import (
@@ -83,7 +84,7 @@ class LocalWriter:
         self._sealing = sealing
         self._pending = PendingOperations()
         self._pins: dict[InodeId, Pin] = {}
-        self._touched_directories: set[InodeId] = set()
+        self._forgotten: dict[InodeId, int] = {}  # moments that records do not tell any more
         raw = parts.tables.meta.get(b"last_seq")
         self.last_seq = int.from_bytes(raw or b"", "big")
 
@@ -102,6 +103,17 @@ class LocalWriter:
     def unpin(self, inode: InodeId) -> None:
         del self._pins[inode]
 
+    @property
+    def untold(self) -> Iterable[InodeId]:
+        """Directories whose newest change the next publication tells."""
+        return self._forgotten.keys()
+
+    def touch(self, directories: Iterable[InodeId], now: int) -> None:
+        """Entries that only this replica has changed; the directories' times are everybody's."""
+        for directory in directories:
+            self._parts.index.touch(directory, now)
+            self._forgotten[directory] = now
+
     def apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
         """Apply the changes of one system call as one operation; `stamp` dates them earlier."""
         touched = {key for change in changes for key in self._touches(change)}
@@ -117,7 +129,7 @@ class LocalWriter:
         for inode, links in stale.items():
             self._parts.index.refresh(inode, links)
         for change in changes:
-            self._finish(operation, change, hlc)
+            self._finish(operation, change)
 
     def _is_beside_pending(self, change: Change) -> bool:
         """Whether the change must not take the place of a pending version, not knowing it."""
@@ -214,7 +226,10 @@ class LocalWriter:
     def _put_content(self, operation: PendingOperation, change: PutContent, hlc: int) -> None:
         known = None if change.pin is None else change.pin.heads
         key = (Kind.CONTENT, change.inode)
-        head = self._put(operation, key, hlc, change.body, change.refs, known)
+        body = change.body
+        if change.replaces:
+            body = replace(body, directories=self._directories_of(change.inode))
+        head = self._put(operation, key, hlc, body, change.refs, known)
         if change.pin is not None:
             change.pin.heads = (cast(ContentHead, head),)
 
@@ -228,15 +243,23 @@ class LocalWriter:
         for link in (*(place.link for place in row.links), *row.hidden):
             link_heads = self._parts.records.links(link)
             seen[link] = dict(resolve.current_link(link_heads).vector)
-        body = replace(winner.body, alive=False, base=b"", replaced=False, links_seen=seen)
+        directories = self._directories_of(inode)
+        body = replace(winner.body, alive=False, base=b"", directories=directories, links_seen=seen)
         self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs, known)
+
+    def _directories_of(self, inode: InodeId) -> tuple[InodeId, ...]:
+        row = self._parts.tables.inode.get(inode)
+        found = {place.parent for place in row.links} if row else set()
+        return tuple(sorted(found)[:CHANGED_DIRECTORIES_MAX])
 
     def _set_attributes(self, operation: PendingOperation, change: SetAttributes, hlc: int) -> None:
         """Fold what can be folded into an unpublished birth; write a record for the rest."""
         birth = Kind.LINK if is_directory(change.inode) else Kind.CONTENT
         key = (birth, change.inode)
         write = operation.writes.get(key)
-        if write is not None and birth is Kind.CONTENT:  # a link's stamp dates its place
+        body = None if write is None else write.body
+        if write is not None and isinstance(body, ContentBody) and not body.directories:
+            # Not into what dates a change of directories, as links do.
             folded, change = bodies.fold(change, write.body, birth_is_open=write.is_birth)
             if folded is not write.body:
                 head = self._put(operation, key, hlc, folded, write.refs, known=())
@@ -273,24 +296,29 @@ class LocalWriter:
         self._pending.put(operation, key, write)
         heads = sorted([head, *kept], key=lambda h: h.stamp, reverse=True)
         self._parts.records.put(*key, tuple(heads))
+        self._parts.index.note_moments(head)
+        self._note_forgotten([h for h in before if h not in kept], heads)
         for superseded in based_on:
             self._release(superseded, key[0], hlc)
         if key[0] is Kind.CONTENT:
             self._parts.index.note_content(InodeId(key[1]))
         return head
 
+    def _note_forgotten(self, superseded: Sequence[AnyHead], heads: Sequence[AnyHead]) -> None:
+        """Whoever makes records forget the newest change of a directory must tell it otherwise."""
+        for directory, moment in moments.forgotten(superseded, heads).items():
+            row = self._parts.tables.inode.get(directory)
+            if row is not None and row.changed_ns == moment:
+                self._forgotten[directory] = moment
+
     def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
         keep = is_version(kind, head, self._replica, now_ns)
         dot = dot_key(head.replica, head.seq)
         self._parts.log.release(head.operation, dot, now_ns, keep=keep)
 
-    def _finish(self, operation: PendingOperation, change: Change, hlc: int) -> None:
-        """Effects that need the new row: replaced names, births that came to nothing."""
+    def _finish(self, operation: PendingOperation, change: Change) -> None:
+        """Effects that need the new row: births that came to nothing."""
         match change:
-            case PutContent(inode, body) if body.replaced:
-                row = self._parts.tables.inode.get(inode)
-                for place in row.links if row else ():
-                    self._parts.index.touch(place.parent, hlc)
             case DeleteContent(inode):
                 self._maybe_vanish(operation, inode, self._records_of(inode))
                 self._drop_new_links(operation, inode)
@@ -308,10 +336,8 @@ class LocalWriter:
         heads = [head for key in keys for head in self._parts.records.heads(*key)]
         if not operation.writes[keys[0]].is_birth or operations_of(tuple(heads)):
             return
+        self._note_forgotten(heads, ())
         for key in keys:
-            body = operation.writes[key].body
-            if isinstance(body, LinkBody):
-                self._touched_directories.add(body.parent)
             self._parts.records.forget(*key)
         self._parts.tables.xattrs.delete(inode)
         self._pending.drop(operation, keys)
@@ -328,7 +354,7 @@ class LocalWriter:
             write = operation.writes.get(key)
             if write is None or not write.is_birth or not isinstance(write.body, LinkBody):
                 continue
-            self._touched_directories.add(write.body.parent)
+            self._note_forgotten(self._parts.records.heads(*key), ())
             self._parts.records.forget(*key)
             self._pending.drop(operation, [key])
             self._parts.index.refresh(inode, [link])
@@ -343,12 +369,12 @@ class LocalWriter:
 
     def _publish_directory_times(self, now_ns: int) -> None:
         """Tell of directory times that no published operation implies."""
-        directories, self._touched_directories = self._touched_directories, set()
-        for inode in directories:
+        forgotten, self._forgotten = self._forgotten, {}
+        for inode, moment in forgotten.items():
             row = self._parts.tables.inode.get(inode)
-            if row is not None and row.links and row.changed_ns == row.mtime_ns:
-                times = SetAttributes(inode, mtime_ns=row.mtime_ns)
-                self.apply([times], now_ns, row.changed_ns)  # and not the change time of now
+            if row is not None and row.changed_ns == moment > row.times_ns:
+                times = SetAttributes(inode, mtime_ns=moment)
+                self.apply([times], now_ns, moment)  # and not the change time of now
 
     def _publish(self, operation: PendingOperation, now_ns: int) -> None:
         self.last_seq = max(self.last_seq + 1, now_ns // 1_000_000)

@@ -1,5 +1,6 @@
 """The heads of every record, with the local writes that are not published yet on top."""
 
+from collections.abc import Iterator
 from typing import cast
 
 from piperfs.core.ids import OperationId
@@ -29,6 +30,13 @@ class Records:
         if pending is not None:
             return pending
         return cast(tuple[AnyHead, ...], self._tables.records[kind].get(key) or ())
+
+    def keys(self, kind: Kind) -> Iterator[bytes]:
+        """Every record of a kind, in no order."""
+        pending = {key for each, key in self._pending if each is kind}
+        yield from pending
+        stored = self._tables.records[kind].scan(b"", b"\xff" * 17)
+        yield from (key for key, _ in stored if key not in pending)
 
     def links(self, key: bytes) -> tuple[LinkHead, ...]:
         return cast(tuple[LinkHead, ...], self.heads(Kind.LINK, key))

@@ -100,6 +100,7 @@ class RemoteWriter:
         if head not in merged or head in before:
             return False
         self._parts.records.put(write.kind, write.key, merged)
+        self._parts.index.note_moments(head)
         released.extend(
             (lost, is_version(write.kind, lost, operation.replica, write.hlc))
             for lost in before
@@ -132,10 +133,6 @@ class RemoteWriter:
             for chunk in write.refs:
                 self._chunks.want(ChunkId(chunk), body.height)
         self._want_shown(inode)
-        row = self._parts.tables.inode.get(inode)
-        if body.replaced and row is not None:
-            for place in row.links:
-                self._parts.index.touch(place.parent, write.hlc)
 
     def _want_shown(self, inode: InodeId) -> None:
         """A deleted file that a rename or a new link kept shows the version it was deleted at."""

@@ -145,12 +145,27 @@ class Store:
         return self._directories.members(directory)
 
     @property
+    def founded_ns(self) -> int:
+        """When the volume was made, as far as it is known here; its root's birth."""
+        return self._parts.index.founded_ns
+
+    def found(self, founded_ns: int) -> None:
+        """Take over when the volume was made."""
+        if not self.is_blind:
+            self._parts.index.found(founded_ns)
+
+    @property
     def shared_names(self) -> int:
         """How many names stand for several directories that act as one."""
         return self._parts.index.disputes.aliases
 
     def conflicts(self) -> Iterator[tuple[InodeId, bytes, bytes, Found]]:
         return self._directories.conflicts()
+
+    @property
+    def untold(self) -> Iterable[InodeId]:
+        """Directories whose newest change no record tells before the next publication."""
+        return self._local.untold
 
     def xattrs(self, inode: InodeId) -> dict[bytes, bytes]:
         row = self.tables.xattrs.get(inode)
@@ -239,11 +254,19 @@ class Store:
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
         """Add a fifo, socket or device node, which stays on this replica."""
         self._parts.index.attach_special(inode, row)
+        self._touch((place.parent for place in row.links), row.ctime_ns)
         self._forget_changes()
 
     def move_special(self, inode: InodeId, links: tuple[Place, ...], now_ns: int) -> None:
-        self._parts.index.move_special(inode, links, self._parts.clock.tick(now_ns))
+        now, row = self._parts.clock.tick(now_ns), self.tables.inode.get(inode)
+        before = row.links if row is not None else ()
+        self._parts.index.move_special(inode, links, now)
+        self._touch((place.parent for place in {*before} ^ {*links}), now)
         self._forget_changes()
+
+    def _touch(self, directories: Iterable[InodeId], now: int) -> None:
+        if self.may_write():
+            self._local.touch(directories, now)
 
     def change_special(self, inode: InodeId, row: InodeRow) -> None:
         """Other attributes for such a node."""

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
+from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId, is_directory
+from piperfs.core.moments import newest_moments
 from piperfs.core.operation import Envelope, Operation, Unseal, decode, decode_header
 from piperfs.core.record import AnyHead, Kind, LinkBody, XattrBody
 from piperfs.store.chunks import ChunkStore
@@ -118,6 +119,7 @@ class Withdrawal:
         if not self._remote.is_blind:
             for record, before in stale:
                 self._refresh(record, before)
+            self._parts.index.recompute_moments(_directories(stale))
 
     def _refresh(self, key: RecordKey, before: tuple[AnyHead, ...]) -> None:
         index, (kind, name) = self._parts.index, key
@@ -143,6 +145,13 @@ class Withdrawal:
             stamps = {name: stamp for name, stamp in row.stamps.items() if name not in gone}
             self._parts.tables.xattrs.put(inode, XattrsRow(values, stamps))
         self._parts.index.refresh(inode)
+
+
+def _directories(stale: Iterable[tuple[RecordKey, tuple[AnyHead, ...]]]) -> set[InodeId]:
+    """Those whose times may come from a head that went."""
+    found = set(newest_moments(head for _, before in stale for head in before))
+    keys = (InodeId(key) for (kind, key), _ in stale if kind is Kind.ATTRIBUTES)
+    return found | {key for key in keys if is_directory(key)}
 
 
 def _inode_of(heads: tuple[AnyHead, ...]) -> InodeId:

@@ -3,18 +3,18 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from piperfs.core.view import Tree, view
+from piperfs.core.view import Tree
 from tests.support.histories import Life
 from tests.support.stores import Node
-from tests.support.trees import comparable, index_tree, records_of
+from tests.support.trees import index_tree, view_of
 
 small = st.integers(0, 11)
 steps = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 23), small, small, small), max_size=45)
 
 
 def check(node: Node) -> Tree:
-    expected = view(records_of(node.store), node.root)
-    assert index_tree(node.store) == comparable(expected)
+    expected = view_of(node.store)
+    assert index_tree(node.store) == expected
     copies = {
         (found.inode, name)
         for folder in expected.folders

@@ -236,7 +236,7 @@ class Actions:
         version = self.node.version(body.target)
         return [
             *conflicts.materialise(self.store, there.inode),
-            PutContent(there.inode, _replacing(version)),
+            PutContent(there.inode, _replacing(version), replaces=True),
             *fixed,
             *self.removal(found),
         ]
@@ -277,4 +277,4 @@ class Actions:
 
 
 def _replacing(body):
-    return type(body)(True, body.size, body.mtime_ns, body.birth, target=body.target, replaced=True)
+    return type(body)(True, body.size, body.mtime_ns, body.birth, target=body.target)
