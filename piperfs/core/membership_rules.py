@@ -1,9 +1,9 @@
 """The rules of membership: what a set of signed records amounts to, whatever their order.
 
 1. A record counts if its author holds the right by the records that it has seen and that count
-   themselves, and if no removal of the author stands that had not seen the record. So whoever is
-   removed cannot undo it, neither in person nor through others whom he let in or promoted
-   meanwhile.
+   themselves, and if no removal of the author stands where neither record had seen the other. So
+   whoever is removed cannot undo it, neither in person nor through others whom he let in or
+   promoted meanwhile.
 2. A removal that takes away another one's ground beats it. Where two do this to each other, the
    one of the senior author stands: earlier grant, then smaller id.
 3. Of several removals of one member the largest cut counts.
@@ -15,8 +15,11 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from piperfs.core.identity import PublicKeys
 from piperfs.core.ids import EpochId, ReplicaId, VolumeId
@@ -56,8 +59,7 @@ class Node:
         return self.depth, self.identity
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A device that was let in; its operations count up to number `counts_until`."""
 
     replica: ReplicaId
@@ -70,8 +72,7 @@ class Member:
     removed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Invitation:
+class Invitation(msgspec.Struct, frozen=True):
     """An invite, and who spent it."""
 
     invite: Invite
@@ -92,7 +93,7 @@ class Counting:
     epochs: list[Node] = field(default_factory=list)
     joins: list[Node] = field(default_factory=list)
     open: list[Node] = field(default_factory=list)  # removals that might stand too
-    _grants: dict[ReplicaId, list[tuple[int, Role | None]]] = field(default_factory=dict)
+    _grants: dict[ReplicaId, list[tuple[Node, Role | None]]] = field(default_factory=dict)
     _caps: dict[ReplicaId, int] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
@@ -114,15 +115,20 @@ class Counting:
 
     def _role_at(self, node: Node) -> Role | None:
         """The role of a record's author by the counting records that it builds on."""
-        for bit, role in reversed(self._grants.get(node.record.author, ())):
-            if node.seen & bit:
+        for grant, role in reversed(self._grants.get(node.record.author, ())):
+            if node.seen & grant.bit:
                 return role
         return None
 
+    def role_beside(self, removal: Node) -> Role | None:
+        """The last role of whom a removal removes, but for what was said by who had seen it."""
+        grants = self._grants[_removed_by(removal)]
+        return next(role for grant, role in reversed(grants) if not grant.seen & removal.bit)
+
     def _is_removed_meanwhile(self, node: Node) -> bool:
-        """Whether somebody removed the author without having seen this record."""
+        """Whether the author was removed by somebody while neither had seen the other's record."""
         removals = self.standing.get(node.record.author, ())
-        return any(not removal.seen & node.bit and removal is not node for removal in removals)
+        return any(_are_apart(removal, node) for removal in removals)
 
     def _apply(self, node: Node) -> None:
         statement = node.record.statement
@@ -146,7 +152,7 @@ class Counting:
         self.members[keys.replica] = Member(
             keys.replica, keys, label, role, node.record.time_ns, node.order, until
         )
-        self._grants.setdefault(keys.replica, []).append((node.bit, role))
+        self._grants.setdefault(keys.replica, []).append((node, role))
 
     def _apply_join(self, node: Node, join: Join) -> None:
         replica = join.keys.replica
@@ -161,7 +167,7 @@ class Counting:
             self.invitations[join.invite] = replace(invitation, spent_by=replica)
         else:
             self._strike(replica, 0)
-            self._grants[replica].append((node.bit, None))
+            self._grants[replica].append((node, None))
 
     def _apply_role(self, node: Node, change: SetRole) -> None:
         member = self.members.get(change.member)
@@ -174,7 +180,7 @@ class Counting:
             cut = max(0, min(change.cut, SEQ_MAX))
             until = cut if member.role in WRITING_ROLES else max(cut, member.counts_until)
         self.members[member.replica] = replace(member, role=change.role, counts_until=until)
-        self._grants[member.replica].append((node.bit, change.role))
+        self._grants[member.replica].append((node, change.role))
 
     def _keeps_an_admin(self, member: Member, role: Role) -> bool:
         others = (
@@ -185,12 +191,12 @@ class Counting:
 
     def _apply_removal(self, node: Node, removal: Remove) -> None:
         member = self.members.get(removal.member)
-        if member is None:
+        if member is None or not (member.removed or self._keeps_an_admin(member, "reader")):
             return
         if node in self.standing.get(member.replica, ()):
             self._strike(member.replica, removal.cut)
-            self._grants[member.replica].append((node.bit, None))
-        elif member.removed or self._keeps_an_admin(member, "reader"):
+            self._grants[member.replica].append((node, None))
+        else:
             self.open.append(node)
 
     def _strike(self, replica: ReplicaId, cut: int) -> None:
@@ -231,17 +237,27 @@ def _count(order: Sequence[Node], standing: Standing) -> Counting:
     return counting
 
 
+def _are_apart(node: Node, other: Node) -> bool:
+    """Whether neither of two records had seen the other."""
+    return node is not other and not node.seen & other.bit and not other.seen & node.bit
+
+
 def _removed_by(node: Node) -> ReplicaId:
     assert isinstance(node.record.statement, Remove)
     return node.record.statement.member
 
 
 def _choose(order: Sequence[Node], counting: Counting) -> list[Node]:
-    """Which of the open removals stand next: all harmless ones, else the one to go first."""
+    """Which of the open removals stand next: harmless ones in no danger, else one to go first."""
+    if len(counting.open) == 1:
+        return counting.open
     harmless = [node for node in counting.open if _is_harmless(node, order, counting)]
-    if harmless:
-        return harmless
-    beaten = {node.identity: _beaten_by(node, order, counting) for node in counting.open}
+    others = [node for node in counting.open if node not in harmless]
+    beaten = {node.identity: _beaten_by(node, order, counting) for node in others}
+    in_danger = set().union(*beaten.values())
+    safe = [node for node in harmless if node.identity not in in_danger]
+    if safe:
+        return safe
 
     def rank(node: Node) -> tuple[tuple[int, RecordId], tuple[int, RecordId]]:
         return counting.members[node.record.author].grant, node.order
@@ -250,19 +266,23 @@ def _choose(order: Sequence[Node], counting: Counting) -> list[Node]:
         return any(
             node.identity in beaten[other.identity]
             and (other.identity not in beaten[node.identity] or rank(other) < rank(node))
-            for other in counting.open
+            for other in others
         )
 
-    firm = [node for node in counting.open if not yields(node)]
-    return [min(firm or counting.open, key=rank)]
+    firm = [node for node in others if not yields(node)]
+    return [min(firm or others, key=rank)]
 
 
 def _is_harmless(node: Node, order: Sequence[Node], counting: Counting) -> bool:
-    """Whoever it removes has done nothing that it had not seen, and was no admin."""
+    """Whoever it removes has done nothing meanwhile, and was no admin.
+
+    What was said later, by who had seen the removal, has no say: so a record on top of all others
+    changes nothing of what was decided without it.
+    """
     member = _removed_by(node)
-    if counting.members[member].role == "admin":
+    if counting.role_beside(node) == "admin":
         return False
-    return all(node.seen & other.bit for other in order if other.record.author == member)
+    return not any(_are_apart(node, other) for other in order if other.record.author == member)
 
 
 def _beaten_by(node: Node, order: Sequence[Node], counting: Counting) -> set[RecordId]:

@@ -184,6 +184,42 @@ def test_last_admin_stays():
     assert a.role_of(a) == "admin"
 
 
+def test_of_admins_who_resign_in_turn_the_last_stays_whatever_comes_late():
+    """A record from elsewhere makes all be evaluated anew, with the senior's first."""
+    anna = Device("anna")
+    ben, carl = anna.admit("ben", "admin"), anna.admit("carl", "admin")
+    share(anna, ben, carl)
+    elsewhere = anna.fork()
+    for who in (ben, carl, anna):
+        who.remove(who)
+        share(anna, ben, carl)
+    assert anna.role_of(anna) == "admin"
+    elsewhere.invite()
+    share(anna, elsewhere)
+    assert [anna.role_of(who) for who in (anna, ben, carl)] == ["admin", None, None]
+
+
+def test_a_removal_that_was_overruled_does_not_silence_for_ever():
+    """Anna resigns and, apart from that, removes Ben, in vain; then he lets Dora in."""
+    anna = Device("anna")
+    ben, carl = anna.admit("ben"), anna.admit("carl", "admin")
+    share(anna, ben, carl)
+    elsewhere = anna.fork()
+    anna.remove(anna)
+    elsewhere.remove(ben)
+    invite, secret = carl.invite()
+    share(anna, elsewhere, carl, ben)
+    assert (ben.role_of(anna), ben.role_of(ben)) == (None, "writer")
+    dora = Device("dora", ben.graph.volume)
+    request = request_join(ben.graph.volume, invite, secret, dora.identity, "dora")
+    ben.author(admit(ben.graph, ben.epochs(), request, NOW))
+    late = MembershipGraph(ben.graph.volume)
+    for raw in membership.parents_first(ben.graph.records().values()):
+        late.add(raw)
+    assert ben.role_of(dora) == "writer"
+    assert late.state() == ben.graph.state()
+
+
 def test_whoever_is_removed_meanwhile_cannot_strike_back_through_others():
     a = Device("a")
     b = a.admit("b", "admin")

@@ -24,7 +24,8 @@ from piperfs.core.ticket import make_invite
 
 HOUR = 3600 * 10**9
 NOW = 1_700_000_000 * 10**9
-ROLES: tuple[Role, ...] = ("admin", "admin", "writer", "reader")  # beside the founder
+ADMINS = 3
+ROLES: tuple[Role, ...] = ("admin", "admin", "writer", "writer")  # beside the founder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class World:
 
     @property
     def admins(self) -> tuple[Identity, ...]:
-        return self.people[:3]
+        return self.people[:ADMINS]
 
 
 def make_world() -> World:
@@ -58,7 +59,7 @@ def make_world() -> World:
         (1, "reader"),
         (2, "writer"),
         (3, "admin"),
-        (4, "writer"),
+        (4, "admin"),
     )
     statements: list[Statement] = [Remove(who.replica, 5) for who in people]
     statements += [SetRole(people[index].replica, role, 3) for index, role in roles]
