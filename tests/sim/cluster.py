@@ -133,7 +133,8 @@ class Cluster:
             if machine.engine is engine:
                 self.trace.sometimes("a daemon ended after a failure of its store")
                 disk = machine.disk
-                if not (disk.is_failing or disk.is_full or machine.is_damaged):
+                has_failed = machine.node is not None and machine.node.store.is_failing
+                if not (disk.is_failing or disk.is_full or machine.is_damaged or has_failed):
                     self.failures.append(f"{machine.name} ended: {_first(group)!r}")
                 machine.crash(silently=False)
 

@@ -224,6 +224,7 @@ class Machine:
             self.node = None
             self.trace.note("stopped", self.name)
             self.ended.set()
+            self._end_guests()
 
     def _surroundings(self, node: Node, replicator: Replicator) -> Surroundings:
         async def fetch(chunks: Iterable[ChunkId], deadline: float) -> None:
@@ -249,10 +250,15 @@ class Machine:
         self.engine.before_commit = _dead
         self.engine = self.engine.snapshot()
         self._network.unplug(broken=not silently)
-        for scope in (self._scope, *self._guests):
-            scope.cancel()
+        self._scope.cancel()
+        self._end_guests()
         self.node = self.service = None
         self.ended.set()
+
+    def _end_guests(self) -> None:
+        """A program that still waits does not live on to write into what was stopped."""
+        for scope in self._guests:
+            scope.cancel()
 
     @contextmanager
     def visit(self) -> Iterator[trio.CancelScope]:
