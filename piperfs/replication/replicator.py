@@ -38,6 +38,7 @@ from piperfs.replication.session import Session
 
 PAUSE_MIN_S: Final = 0.2
 PAUSE_MAX_S: Final = 15
+HURRIED_S: Final = 2  # between tries at once, or two copies of a computer push each other out
 SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
 ADDRESSES_MAX: Final = 64
 TELL_EVERY_S: Final = 1
@@ -171,6 +172,7 @@ class Replicator:
                 pause = min(PAUSE_MAX_S, pause * 2)
                 with trio.move_on_after(pause * (0.5 + self._chance())) as timer:
                     await dial.again.wait()
+                    await trio.sleep_until(begun + HURRIED_S)
                 if not timer.cancelled_caught:
                     pause = PAUSE_MIN_S
 
