@@ -38,6 +38,7 @@ from tests.sim.volume import FOREVER_NS, Founded, found
 
 PEACE_S_MAX = 120.0  # after faults have stopped, everyone agrees within this time
 START_S = 0.2
+JUMPS_MAX = 100_000  # of time in one run, about ten times as many as the busiest needs
 
 
 class Outcome(msgspec.Struct):
@@ -57,8 +58,9 @@ class Outcome(msgspec.Struct):
 class Backup(msgspec.Struct):
     """A copy of a disk, and how many tokens there were."""
 
-    engine: object
+    engine: MemoryEngine
     last_token: int
+    is_damaged: bool
 
 
 class Cluster:
@@ -156,13 +158,11 @@ class Cluster:
     # What faults do
 
     def back_up(self, machine: Machine) -> Backup:
-        return Backup(machine.engine.snapshot(), self.ledger.last)
+        return Backup(machine.engine.snapshot(), self.ledger.last, machine.is_damaged)
 
     def restore(self, machine: Machine, backup: Backup) -> None:
         machine.crash(silently=False)
-        assert isinstance(backup.engine, MemoryEngine)
-        machine.engine = backup.engine
-        machine.is_damaged = False
+        machine.engine, machine.is_damaged = backup.engine, backup.is_damaged
         self.excuse_unseen(machine, backup.last_token)
         self.chunks_may_be_lost = True
         self.trace.sometimes("a computer was set back to an old copy")
@@ -195,7 +195,7 @@ class Cluster:
             return None
         twin = self._add(len(self.machines), machine.identity, (self.machines[0].address,))
         twin.engine, twin.records = machine.engine.snapshot(), machine.records
-        twin.store_key = machine.store_key
+        twin.store_key, twin.is_damaged = machine.store_key, machine.is_damaged
         self._twins.add(machine.identity.replica)
         self.trace.sometimes("a computer was cloned")
         return twin
@@ -385,7 +385,7 @@ def simulate(
     peace_s, violation = 0.0, None
     with crypto.simulated(real_signatures=plan.real_signatures), skew.simulated():
         try:
-            peace_s = loop.run(main, plan.seed)
+            peace_s = loop.run(main, plan.seed, JUMPS_MAX)
         except BaseExceptionGroup as group:
             error = _first(group)
             if isinstance(error, KeyboardInterrupt):

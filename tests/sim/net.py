@@ -15,12 +15,14 @@ import trio
 
 from piperfs.core.errors import PeerError
 from piperfs.replication.network import CONNECT_TIMEOUT_S, Accept, Link
+from tests.sim import loop
 from tests.sim.skew import add_fields
 from tests.sim.trace import Trace
 
 NEVER = float("inf")
 WINDOW_BYTES = 256 * 1024
 RETRANSMIT_S = 0.2
+YIELD_CHANCE = 0.25  # a turn of the scheduler costs as much as the rest of a frame
 GREETING_FRAMES = 4  # of each direction; beyond them frames may be tampered with
 LATENCY_S = 0.0005
 
@@ -61,6 +63,7 @@ class Wire:
         self._segments: deque[tuple[float, bytes]] = deque()
         self._waiting = 0
         self._last = 0.0
+        self._expected = 0.0
         self._frames = 0
         self._changed = trio.Event()
         self.is_broken = False
@@ -83,7 +86,11 @@ class Wire:
         arrival = trio.current_time() + self._line.latency
         self._segments = deque((min(at, arrival), data) for at, data in self._segments)
         self._last = arrival
-        self._signal()
+        self._expect(arrival)
+
+    def is_slow_to_take(self) -> bool:
+        """Whether somebody else has a turn before the next frame is taken."""
+        return self._fabric.random.random() < YIELD_CHANCE
 
     async def send(self, data: bytes, break_: Callable[[], None]) -> None:
         while self._waiting > WINDOW_BYTES and not self.is_ended:
@@ -132,7 +139,6 @@ class Wire:
             self._segments.append((at, data))
             self._segments.append((at, before))
             self._waiting += len(data)
-            self._signal()
         elif how == "alter" and len(data) > 5:
             changed = bytearray(data)
             changed[random.randrange(4, len(data))] ^= 1 << random.randrange(8)
@@ -143,21 +149,30 @@ class Wire:
         self._last = max(self._last, arrival)
         self._segments.append((self._last, data))
         self._waiting += len(data)
-        self._signal()
+        if self._last < NEVER:
+            self._expect(self._last)
+
+    def _expect(self, arrival: float) -> None:
+        """Whoever waits for bytes is woken when they arrive."""
+        if arrival != self._expected:
+            self._expected = arrival
+            loop.call_at(arrival, self._signal)
 
     async def receive(self, limit: int) -> bytes:
+        has_waited = False
         while True:
             if self.is_broken:
                 raise trio.BrokenResourceError
             now = trio.current_time()
             segments = self._segments
             if segments and segments[0][0] <= now:
+                if not has_waited:
+                    await trio.lowlevel.checkpoint()
                 return self._take(limit, now)
             if self.is_ended and not segments:
                 return b""
-            until = segments[0][0] if segments else NEVER
-            with trio.move_on_at(until):
-                await self._changed.wait()
+            await self._changed.wait()
+            has_waited = True
 
     def _take(self, limit: int, now: float) -> bytes:
         parts: list[bytes] = []
@@ -186,7 +201,8 @@ class SimStream(trio.abc.Stream):
         self.is_closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
+        if self._outgoing.is_slow_to_take():
+            await trio.lowlevel.checkpoint()
         if self.is_closed:
             raise trio.ClosedResourceError
         frame = add_fields(bytes(data)) if self._is_later else bytes(data)
@@ -196,8 +212,8 @@ class SimStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
         if self.is_closed:
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError
         return await self._incoming.receive(max_bytes or 65536)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from piperfs.fs import files
-from tests.sim import shrink
+from tests.sim import loop, shrink
 from tests.sim.cluster import simulate
 from tests.sim.ledger import Ledger
 from tests.sim.plan import Fault, Plan, Step, draw, dump, load
@@ -59,6 +60,15 @@ def test_a_fault_does_what_it_is_called(kind):
     outcome = simulate(msgspec.structs.replace(draw(11, seconds=15), faults=faults))
     assert outcome.violation is None
     assert outcome.reached.get(SHOWS[kind][1])
+
+
+def test_a_run_without_an_end_is_ended():
+    async def spin() -> None:
+        while True:  # noqa: ASYNC110 - it is what a careless loop does
+            await trio.sleep(1e-6)
+
+    with pytest.raises(loop.EndlessError):
+        loop.run(spin, 1, jumps_max=1000)
 
 
 def test_a_plan_survives_its_file():

@@ -18,10 +18,11 @@ class Trace:
     def note(self, *facts: object) -> None:
         """Something happened; equal runs note equal facts at equal times."""
         self.events += 1
-        line = f"{trio.current_time():.9f} {facts}\n"
-        self._hasher.update(line.encode())
+        now = trio.current_time()
+        parts = [fact if type(fact) is bytes else str(fact).encode() for fact in facts]
+        self._hasher.update(b"%.9f %d %b\n" % (now, len(parts), b"|".join(parts)))
         if self.lines is not None:
-            self.lines.append(line)
+            self.lines.append(f"{now:.9f} {facts}\n")
 
     def sometimes(self, state: str) -> None:
         """A state that every campaign must reach has been reached."""
