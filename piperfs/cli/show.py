@@ -34,6 +34,9 @@ def _print_status(facts: dict[str, Any]) -> None:
     where = facts["mountpoint"] or "not mounted"
     output.line(f"volume     {facts['label']} ({facts['volume'][:16]}), {where}, {running}")
     output.line(f"member     {facts['name']} ({facts['replica'][:12]}), {facts['role']}")
+    if facts["succeeds"] is not None:
+        before = facts["succeeds"][:12]
+        output.line(f"           goes on under this id: it was copied or restored from {before}")
     output.line(f"in sync    {_in_sync(facts)}")
     for item in facts["waiting"]:
         on = f" ({item['on']})" if item.get("on") else ""
@@ -120,6 +123,8 @@ def members(volume: str, as_json: bool) -> None:
 
 def _remark(member: dict[str, Any]) -> str:
     remarks = ["this computer"] if member["here"] else []
+    if member["succeeds"] is not None:
+        remarks.append(f"copied or restored from {member['succeeds'][:12]}")
     if member["forked_at"] is not None:
         remarks.append(f"signed twice under {member['forked_at']}; {member['held']} held")
     return ", ".join(remarks)

@@ -22,6 +22,7 @@ from piperfs.core.membership_records import (
     Genesis,
     Join,
     RecordId,
+    Renew,
     Rotate,
     Wrap,
     author_record,
@@ -29,6 +30,7 @@ from piperfs.core.membership_records import (
     epoch_of,
     join_proof_message,
     make_wraps,
+    renewal_proof_message,
 )
 from piperfs.core.membership_rules import READING_ROLES
 
@@ -55,7 +57,7 @@ def epoch_keys(graph: MembershipGraph, identity: Identity) -> dict[EpochId, byte
         if isinstance(statement, Genesis | Rotate):
             for wrap in statement.wraps:
                 _try_unwrap(found, epoch_of(record), wrap, wrap.sealed, identity)
-        elif isinstance(statement, Join):
+        elif isinstance(statement, Join | Renew):
             for wrap in statement.wraps:
                 epoch, sealed = EpochId(wrap.sealed[:EPOCH_BYTES]), wrap.sealed[EPOCH_BYTES:]
                 _try_unwrap(found, epoch, wrap, sealed, identity)
@@ -133,12 +135,26 @@ def admit(
         raise UserError("the ticket has expired; ask for a new one", ExitCode.REFUSED)
     message = join_proof_message(graph.volume, request.invite, request.keys)
     verify(invite.proof_key, message, request.proof)
+    wraps = _newest_wraps(graph, keys, request.keys) if invite.role in READING_ROLES else ()
+    return Join(request.invite, request.keys, request.label, request.proof, wraps)
+
+
+def _newest_wraps(
+    graph: MembershipGraph, keys: Mapping[EpochId, bytes], device: PublicKeys
+) -> tuple[Wrap, ...]:
+    """The keys that open all others, for one device."""
     wraps: list[Wrap] = []
-    if invite.role in READING_ROLES:
-        for epoch in _newest(graph, keys):
-            made = make_wraps(keys[epoch], [request.keys])
-            wraps += [Wrap(wrap.member, epoch + wrap.sealed) for wrap in made]
-    return Join(request.invite, request.keys, request.label, request.proof, tuple(wraps))
+    for epoch in _newest(graph, keys):
+        made = make_wraps(keys[epoch], [device])
+        wraps += [Wrap(wrap.member, epoch + wrap.sealed) for wrap in made]
+    return tuple(wraps)
+
+
+def renewal(graph: MembershipGraph, identity: Identity, renewed: Identity) -> Renew:
+    """The statement by which a device goes on under other keys."""
+    message = renewal_proof_message(graph.volume, identity.replica, renewed.public)
+    wraps = _newest_wraps(graph, epoch_keys(graph, identity), renewed.public)
+    return Renew(renewed.public, renewed.sign(message), wraps)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,15 @@ class Identity:
             raise PeerError("a key wrapped for this device does not open") from error
 
 
+def successor(secrets: DeviceSecrets, salt: bytes) -> DeviceSecrets:
+    """Other keys for the same device. Without the salt they cannot be found from the old ones."""
+
+    def derive(secret: bytes, purpose: str) -> bytes:
+        return blake3(secret + salt, derive_key_context=f"piperfs renewed {purpose} v1").digest()
+
+    return DeviceSecrets(derive(secrets.signing, "signing"), derive(secrets.sealing, "sealing"))
+
+
 def generate(entropy: Callable[[int], bytes]) -> Identity:
     """A new device."""
     return Identity(DeviceSecrets(entropy(SEED_BYTES), entropy(KEY_BYTES)))

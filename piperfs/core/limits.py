@@ -53,6 +53,9 @@ PAIRING_S_MAX: Final = 600  # how long a code is good
 PAIRING_JOIN_S: Final = 60  # from the right code to the join
 LABEL_CHARS_MAX: Final = 100
 PARENTS_MAX: Final = 64
+RENEWALS_MAX: Final = 64  # of one device: copies are rare, records are for ever
+INTRODUCTION_RECORDS_MAX: Final = 4
+INTRODUCTION_BYTES_MAX: Final = 3 * KIB  # in a hello, of 4 KiB at most
 
 # The wire.
 FRAME_BYTES_MAX: Final = 1 * MIB + 64

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import Identity, verify
-from piperfs.core.ids import VolumeId
+from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.core.limits import (
+    INTRODUCTION_RECORDS_MAX,
     MEMBERSHIP_PENDING_BYTES_MAX,
     MEMBERSHIP_PENDING_MAX,
     MEMBERSHIP_RECORDS_MAX,
+    RENEWALS_MAX,
     SEQ_MAX,
 )
 from piperfs.core.membership_records import (
@@ -22,10 +24,12 @@ from piperfs.core.membership_records import (
     Join,
     Record,
     RecordId,
+    Renew,
     Statement,
     author_record,
     decode_record,
     join_proof_message,
+    renewal_proof_message,
     verify_record,
 )
 from piperfs.core.membership_rules import Counting, MembershipState, Node, count
@@ -122,6 +126,8 @@ class MembershipGraph:
             raise PeerError(f"a membership record of {author.label} does not count: {fault}")
         if isinstance(statement, Join):
             self._check_join(node, statement, past)
+        if isinstance(statement, Renew):
+            self._check_renewal(node, statement, past)
 
     def _check_join(self, node: Node, join: Join, past: Counting) -> None:
         invitation = past.invitations.get(join.invite)
@@ -133,6 +139,14 @@ class MembershipGraph:
             raise PeerError("a device was let in after its invite had expired")
         message = join_proof_message(self.volume, join.invite, join.keys)
         verify(invitation.invite.proof_key, message, join.proof)
+
+    def _check_renewal(self, node: Node, renewal: Renew, past: Counting) -> None:
+        if renewal.keys.replica in past.members:
+            raise PeerError("a device goes on under keys that are known already")
+        if past.renewals_of(node.record.author) >= RENEWALS_MAX:
+            raise PeerError("a device went on under other keys too often; invite it anew")
+        message = renewal_proof_message(self.volume, node.record.author, renewal.keys)
+        verify(renewal.keys.signing, message, renewal.proof)
 
     def _adopt_pending(self) -> list[RecordId]:
         """Take in what waited; drops what turns out not to belong here."""
@@ -193,6 +207,16 @@ class MembershipGraph:
     def founded_ns(self) -> int:
         """When its founder says that the volume was made."""
         return max(0, min(self._nodes[self.volume].record.time_ns, SEQ_MAX))
+
+    def introduction(self, replica: ReplicaId) -> tuple[bytes, ...]:
+        """The newest records by which a device went on as this member, oldest first."""
+        found: list[bytes] = []
+        for node in sorted(self._nodes.values(), key=lambda node: node.order, reverse=True):
+            statement = node.record.statement
+            if isinstance(statement, Renew) and statement.keys.replica == replica:
+                found.insert(0, node.raw)
+                replica = node.record.author
+        return tuple(found[-INTRODUCTION_RECORDS_MAX:])
 
     # Authoring
 

@@ -18,6 +18,7 @@ from piperfs.core.limits import LABEL_CHARS_MAX, MEMBERSHIP_RECORD_BYTES_MAX, PA
 
 CONTEXT: Final = b"piperfs membership v1\0"
 JOIN_CONTEXT: Final = b"piperfs join v1\0"
+RENEW_CONTEXT: Final = b"piperfs renew v1\0"
 WRAP_INFO: Final = b"piperfs epoch key v1"
 EPOCH_BYTES: Final = 16
 
@@ -60,6 +61,14 @@ class Join(msgspec.Struct, array_like=True, frozen=True, tag="join"):
     wraps: tuple[Wrap, ...]  # epoch id and its key, wrapped; none for the role store
 
 
+class Renew(msgspec.Struct, array_like=True, frozen=True, tag="renew"):
+    """The author's device, of whose state there is a copy, goes on under other keys."""
+
+    keys: PublicKeys
+    proof: bytes  # by the new signing key
+    wraps: tuple[Wrap, ...]  # as in a join
+
+
 class SetRole(msgspec.Struct, array_like=True, frozen=True, tag="role"):
     """A member's role changes; of one who may not write any more operations count up to `cut`."""
 
@@ -92,7 +101,7 @@ class Rotate(msgspec.Struct, array_like=True, frozen=True, tag="rotate"):
     previous: tuple[Earlier, ...]
 
 
-Statement: TypeAlias = Genesis | Invite | Join | SetRole | Remove | Rotate
+Statement: TypeAlias = Genesis | Invite | Join | Renew | SetRole | Remove | Rotate
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -173,7 +182,7 @@ def _check(record: Record) -> None:
     _require(list(record.parents) == sorted(set(record.parents)), "parents are sorted")
     is_genesis = isinstance(statement, Genesis)
     _require(is_genesis == (not record.parents), "genesis, and it alone, has no parents")
-    if isinstance(statement, Genesis | Join):
+    if isinstance(statement, Genesis | Join | Renew):
         keys = statement.keys
         _require(len(keys.signing) == len(keys.sealing) == KEY_BYTES, "keys have 32 bytes")
     if isinstance(statement, Genesis):
@@ -192,6 +201,11 @@ def _check(record: Record) -> None:
 def join_proof_message(volume: VolumeId, invite: RecordId, keys: PublicKeys) -> bytes:
     """What the key behind an invite signs to let a device in."""
     return JOIN_CONTEXT + volume + invite + _pack(keys)
+
+
+def renewal_proof_message(volume: VolumeId, author: ReplicaId, keys: PublicKeys) -> bytes:
+    """What the new key of a device signs to take the place of the old one."""
+    return RENEW_CONTEXT + volume + author + _pack(keys)
 
 
 def make_wraps(secret: bytes, members: Sequence[PublicKeys]) -> tuple[Wrap, ...]:

@@ -12,6 +12,8 @@
 5. The current epoch is the newest of those whose key no outsider holds, one that every reader
    holds before one that some lack.
 6. The last admin stays.
+7. A device that goes on under other keys is another member with the name, the seniority and the
+   role that the first has by then. A change of role that had not seen it applies to it too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +34,7 @@ from piperfs.core.membership_records import (
     Record,
     RecordId,
     Remove,
+    Renew,
     Role,
     Rotate,
     SetRole,
@@ -70,6 +73,7 @@ class Member(msgspec.Struct, frozen=True):
     grant: tuple[int, RecordId]  # depth and record: seniority
     counts_until: int
     removed: bool = False
+    succeeds: ReplicaId | None = None  # the same device, under the keys that it had before
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -93,6 +97,7 @@ class Counting:
     epochs: list[Node] = field(default_factory=list)
     joins: list[Node] = field(default_factory=list)
     open: list[Node] = field(default_factory=list)  # removals that might stand too
+    _renewals: list[Node] = field(default_factory=list)
     _grants: dict[ReplicaId, list[tuple[Node, Role | None]]] = field(default_factory=dict)
     _caps: dict[ReplicaId, int] = field(default_factory=dict)
 
@@ -111,6 +116,8 @@ class Counting:
             return "its author was no member"
         if isinstance(statement, Join):
             return None if role in READING_ROLES else f"a {role} lets nobody in"
+        if isinstance(statement, Renew):
+            return None
         return None if role == "admin" else f"a {role} has no right to it"
 
     def _role_at(self, node: Node) -> Role | None:
@@ -140,6 +147,8 @@ class Counting:
                 self.invitations[node.identity] = Invitation(statement, node)
             case Join():
                 self._apply_join(node, statement)
+            case Renew():
+                self._apply_renewal(node, statement)
             case SetRole():
                 self._apply_role(node, statement)
             case Remove():
@@ -169,7 +178,42 @@ class Counting:
             self._strike(replica, 0)
             self._grants[replica].append((node, None))
 
+    def _apply_renewal(self, node: Node, renewal: Renew) -> None:
+        """The device keeps its name, its seniority and the role that it has by now."""
+        before = self.members[node.record.author]
+        replica = renewal.keys.replica
+        if replica in self.members:
+            return
+        self._let_in(node, renewal.keys, before.label, before.role)
+        self.joins.append(node)
+        self._renewals.append(node)
+        self.members[replica] = replace(
+            self.members[replica], grant=before.grant, succeeds=before.replica
+        )
+
+    def renewals_of(self, replica: ReplicaId) -> int:
+        """How often the device of a member went on under other keys, over all copies of it."""
+        return sum(1 for node in self._renewals if self._first(node) == self._origin(replica))
+
+    def _first(self, node: Node) -> ReplicaId:
+        return self._origin(node.record.author)
+
+    def _origin(self, replica: ReplicaId) -> ReplicaId:
+        member = self.members[replica]
+        while member.succeeds is not None:
+            member = self.members[member.succeeds]
+        return member.replica
+
     def _apply_role(self, node: Node, change: SetRole) -> None:
+        """Also for what the device became meanwhile, which the admin could not know."""
+        self._apply_role_to(node, change)
+        for renewal in self._renewals:
+            statement = renewal.record.statement
+            assert isinstance(statement, Renew)
+            if renewal.record.author == change.member and not node.seen & renewal.bit:
+                self._apply_role(node, SetRole(statement.keys.replica, change.role))
+
+    def _apply_role_to(self, node: Node, change: SetRole) -> None:
         member = self.members.get(change.member)
         if member is None or member.removed or not self._keeps_an_admin(member, change.role):
             return
@@ -315,7 +359,7 @@ def _holders(counting: Counting) -> dict[EpochId, set[ReplicaId]]:
         epoch_of(node.identity): set() for node in counting.epochs
     }
     for node in counting.joins:
-        assert isinstance(node.record.statement, Join)
+        assert isinstance(node.record.statement, Join | Renew)
         for wrap in node.record.statement.wraps:
             holders.get(EpochId(wrap.sealed[:EPOCH_BYTES]), set()).add(wrap.member)
     for node in sorted(counting.epochs, key=lambda node: node.order, reverse=True):

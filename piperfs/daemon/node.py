@@ -26,6 +26,8 @@ from piperfs.daemon import forks
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.committer import Committer
 from piperfs.daemon.keyfile import Protection, Secrets, read_keys, write_keys
+from piperfs.daemon.origin import is_copy, write_origin
+from piperfs.daemon.renewing import identity_of, renew
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory, VolumeFile
 from piperfs.obs.log import get_logger
@@ -350,10 +352,23 @@ def open_node(path: Path, clock: Clock, *, salvage: bool = False) -> Node:
         engine = LmdbEngine(state.store, NAMES, create=False)
         if engine.get("meta", b"owner") is None:
             raise _empty(state.store)
-        return assemble(*parts, engine=engine)
+        return _settle(assemble(*parts, engine=engine), parts)
     except BaseException:
         state.close(clean=not state.was_killed)
         raise
+
+
+def _settle(node: Node, parts: Parts) -> Node:
+    """Go on as a new member if the state directory is a copy, before anything else is written."""
+    state = parts[0]
+    data = state.store / DATA_FILE
+    if is_copy(state.path, data) and renew(node):
+        node.store.close()
+        graph = MembershipGraph(node.graph.volume)
+        engine = LmdbEngine(state.store, NAMES, create=False)
+        node = assemble(*parts[:4], graph, parts[5], engine=engine)
+    write_origin(state.path, data)
+    return node
 
 
 def _assemble_salvage(parts: Parts) -> Node:
@@ -424,10 +439,10 @@ def assemble_on(
     clock: Clock,
 ) -> Node:
     """Put a replica together on any medium, as a simulation does."""
-    identity = Identity(secrets.device)
+    engine, space = medium.engine, medium.space
+    identity = identity_of(engine, Cells(secrets.store, clock.entropy), secrets.device)
     keyring = Keyring.empty(graph.volume)
     own = StoreIdentity(graph.volume, identity.replica, identity, keyring)
-    engine, space = medium.engine, medium.space
     store = Store(engine, own, secrets.store, clock.entropy, node_children, is_blind=state.is_blind)
     for raw in graph.records().values():
         store.put_member_record(record_id(raw), raw)

@@ -8,6 +8,7 @@ from typing import Final
 from piperfs.core.errors import StoreError
 from piperfs.core.manifest import node_children
 from piperfs.daemon.node import Node
+from piperfs.daemon.origin import write_origin
 from piperfs.obs.facts import Finding
 from piperfs.store.check import check_store
 from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
@@ -61,7 +62,9 @@ def repair(node: Node) -> list[Finding]:
     target.close()
     if left:
         raise StoreError(f"the repaired store still has {len(left)} findings; nothing was changed")
-    _exchange(fresh / DATA_FILE, node.state.store / DATA_FILE, node.state.path / "store.damaged")
+    data = node.state.store / DATA_FILE
+    _exchange(fresh / DATA_FILE, data, node.state.path / "store.damaged")
+    write_origin(node.state.path, data)
     shutil.rmtree(fresh)
     return [Finding(kind=each.kind, what=each.what, repaired=True) for each in found]
 

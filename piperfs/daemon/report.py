@@ -92,9 +92,19 @@ def members(node: Node) -> list[MemberFacts]:
             check_words=node.check_words(member.replica),
             forked_at=node.store.forks.known.get(member.replica),
             held=sum(1 for _ in node.store.forks.held(member.replica)),
+            succeeds=_hex(member.succeeds),
         )
         for member in node.members()
     ]
+
+
+def _hex(replica: ReplicaId | None) -> str | None:
+    return None if replica is None else replica.hex()
+
+
+def _succeeds(node: Node) -> str | None:
+    own = node.graph.state().member(node.store.replica)
+    return None if own is None else _hex(own.succeeds)
 
 
 def peers(node: Node) -> list[PeerFacts]:
@@ -132,6 +142,7 @@ def status(node: Node) -> Status:
         replica=node.store.replica.hex(),
         name=node.name_of(node.store.replica),
         role=node.role,
+        succeeds=_succeeds(node),
         state=str(node.state.path),
         pid=os.getpid() if node.is_daemon else None,
         mountpoint=node.mountpoint,

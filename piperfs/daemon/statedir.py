@@ -15,6 +15,8 @@ from typing import Final, Self
 
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.ids import VolumeId
+from piperfs.daemon.origin import write_origin
+from piperfs.store.engine import DATA_FILE
 
 FORMAT: Final = 1
 VOLUME_FILE: Final = "volume.json"
@@ -116,6 +118,7 @@ class StateDirectory:
             json.dump(text, file)
             file.flush()
             os.fsync(file.fileno())
+        write_origin(self.path, self.store / DATA_FILE)
         draft.replace(self.path / VOLUME_FILE)
         for directory in (self.keys, self.store, self.path, self.path.parent):
             if directory.is_dir():

@@ -38,6 +38,7 @@ class MemberFacts(Facts, frozen=True, kw_only=True):
     removed: bool = False
     forked_at: int | None = None  # it signed two operations under this number; later ones are held
     held: int = 0  # how many operations of it are held here
+    succeeds: str | None = None  # the id that this computer had before its state was copied
 
 
 class ConflictFacts(Facts, frozen=True, kw_only=True):
@@ -106,4 +107,5 @@ class Status(Facts, frozen=True, kw_only=True):
     conflicts: int = 0
     key_protection: str = "none"
     store: StoreFacts = StoreFacts()
+    succeeds: str | None = None  # the id before this computer's state was copied or restored
     health: dict[str, str] = {}  # checks that are not well, with the reason

@@ -53,6 +53,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     nonce: Bytes32
     joining: bool = False
     features: tuple[Text, ...] = ()
+    introduction: tuple[bytes, ...] = ()  # records by which the replica went on under other keys
 
 
 class Auth(msgspec.Struct, array_like=True, frozen=True, tag="auth"):

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from piperfs.core.epochs import JoinRequest, admit, epoch_keys, request_join
 from piperfs.core.errors import ExitCode, PeerError, UserError
 from piperfs.core.identity import Identity, PublicKeys
 from piperfs.core.ids import ReplicaId, VolumeId
-from piperfs.core.limits import FRAME_BYTES_MAX, LABEL_CHARS_MAX, PREAUTH_TIMEOUT_S
+from piperfs.core.limits import (
+    FRAME_BYTES_MAX,
+    INTRODUCTION_BYTES_MAX,
+    INTRODUCTION_RECORDS_MAX,
+    LABEL_CHARS_MAX,
+    PREAUTH_TIMEOUT_S,
+)
 from piperfs.core.membership import MembershipGraph, graph_of
+from piperfs.core.membership_records import Renew, decode_record, verify_record
+from piperfs.core.membership_rules import Member
 from piperfs.core.ticket import Ticket, check_words
 from piperfs.obs.log import get_logger
 from piperfs.protocol.handshake import (
@@ -58,7 +67,33 @@ class Greeted:
 
 def _hello(local: Local, *, joining: bool = False) -> Hello:
     nonce = local.clock.entropy(NONCE_BYTES)
-    return Hello(VERSION, local.graph.volume, local.identity.replica, nonce, joining)
+    own = local.identity.replica
+    introduction = local.graph.introduction(own)
+    while sum(map(len, introduction)) > INTRODUCTION_BYTES_MAX:
+        introduction = introduction[1:]
+    return Hello(VERSION, local.graph.volume, own, nonce, joining, introduction=introduction)
+
+
+def _member_of(local: Local, hello: Hello) -> Member | None:
+    """Who greets: a member, or what a member's device became without our having heard of it.
+
+    A record whose parents are unknown here is enough to talk: the session brings the others.
+    """
+    state = local.graph.state()
+    known = dict(state.members)
+    for raw in hello.introduction[:INTRODUCTION_RECORDS_MAX]:
+        try:
+            record = decode_record(raw)[1]
+            before = known.get(record.author)
+            if not isinstance(record.statement, Renew) or before is None or before.removed:
+                continue
+            verify_record(raw, before.keys.signing)
+            local.add_records((raw,))
+        except PeerError:
+            continue
+        keys = record.statement.keys
+        known.setdefault(keys.replica, replace(before, replica=keys.replica, keys=keys))
+    return local.graph.state().member(hello.replica) or known.get(hello.replica)
 
 
 async def greet(channel: Channel, side: Side, local: Local) -> Greeted | None:
@@ -86,7 +121,7 @@ async def _greet_server(channel: Channel, inbox: Inbox, local: Local) -> Greeted
     check_hello(theirs, local.graph.volume, local.identity.replica)
     transcript = Transcript(local.graph.volume, channel.binding, own, theirs)
     proof = await inbox.next(Auth)
-    member = local.graph.state().member(theirs.replica)
+    member = _member_of(local, theirs)
     check_member(transcript, Side.SERVER, member, proof.signature)
     channel.send(Auth(local.identity.sign(transcript.message(Side.CLIENT))))
     await channel.flush()
@@ -112,7 +147,7 @@ async def _greet_client(channel: Channel, inbox: Inbox, local: Local) -> Greeted
         if theirs.joining:
             await _let_in(channel, inbox, local, transcript, proof.signature)
             return None
-        member = local.graph.state().member(theirs.replica)
+        member = _member_of(local, theirs)
         check_member(transcript, Side.CLIENT, member, proof.signature)
     except HandshakeError as error:
         refusal = error

@@ -304,9 +304,11 @@ def _bytes_needed(batch: Batch) -> int:
 
 def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:
     with transaction.cursor(db=db) as cursor:
-        cursor.putmulti(sorted((key, value) for key, value in rows.items() if value is not None))
-        for key in sorted(key for key, value in rows.items() if value is None):
-            if cursor.set_key(key):
+        for key in sorted(rows):
+            value = rows[key]
+            if value is not None:
+                cursor.put(key, value)
+            elif cursor.set_key(key):
                 cursor.delete()
 
 

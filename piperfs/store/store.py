@@ -23,14 +23,14 @@ from piperfs.store.cells import Cells
 from piperfs.store.change import Change, Pin, PutContent
 from piperfs.store.changes import ChangeSet
 from piperfs.store.chunks import ChunkStore, NodeChildren
-from piperfs.store.directory import Directories, Found, Listed
+from piperfs.store.directory import Directories, Found
 from piperfs.store.engine import Engine
 from piperfs.store.forks import Forks
 from piperfs.store.index import Index
 from piperfs.store.local import LocalWriter, Parts, Sealing
 from piperfs.store.oplog import END, OperationLog
 from piperfs.store.records import Records
-from piperfs.store.remote import Applied, RemoteWriter
+from piperfs.store.remote import SEEN, Applied, RemoteWriter
 from piperfs.store.rows import InodeRow, LocalRow, PeerRow, Place
 from piperfs.store.schema import Tables
 from piperfs.store.withdrawal import Withdrawal
@@ -102,6 +102,13 @@ class Store:
         elif found != owner:
             raise StoreError("the store belongs to another volume or replica")
 
+    def change_owner(self, replica: ReplicaId) -> None:
+        """With the next commit this is another replica's store; it must be opened anew then."""
+        assert not self._local.waiting, "whatever is pending has this replica's name in it"
+        self.tables.meta.put(SEEN + self.replica, self._local.last_seq.to_bytes(8, "big"))
+        self.tables.meta.put(b"owner", self.volume + replica)
+        self.tables.meta.delete(b"store")  # peers of the copy must not take us for it
+
     def _own_id(self, entropy: Callable[[int], bytes]) -> StoreId:
         found = self.tables.meta.get(b"store")
         if found is None:
@@ -134,16 +141,9 @@ class Store:
         return self._directories.conflict_entries(members)
 
     def list_directory(
-        self,
-        directory: InodeId,
-        after_cookie: int,
-        limit: int,
-        copies: Sequence[Listed] | None = None,
-    ) -> list[Listed]:
-        return self._directories.list_directory(directory, after_cookie, limit, copies)
-
-    def list_copies(self, directory: InodeId) -> list[Listed]:
-        return self._directories.list_copies(directory)
+        self, directory: InodeId, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, InodeId]]:
+        return self._directories.list_directory(directory, after_cookie, limit)
 
     def is_empty(self, directory: InodeId) -> bool:
         return self._directories.is_empty(directory)

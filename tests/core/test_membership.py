@@ -10,7 +10,7 @@ from piperfs.core import epochs, identity, membership
 from piperfs.core.epochs import admit, epoch_keys, request_join
 from piperfs.core.errors import PeerError, UserError
 from piperfs.core.membership import MembershipGraph, graph_of
-from piperfs.core.membership_records import Remove, SetRole, author_record, decode_record
+from piperfs.core.membership_records import Remove, Renew, SetRole, author_record, decode_record
 from piperfs.core.ticket import make_invite
 
 HOUR = 3600 * 10**9
@@ -57,6 +57,14 @@ class Device:
 
     def remove(self, other, cut=10):
         return self.author(Remove(other.identity.replica, cut))
+
+    def renew(self, salt=b"s" * 32):
+        """The same device under other keys."""
+        other = self.fork()
+        other.identity = identity.Identity(identity.successor(self.identity.secrets, salt))
+        self.author(epochs.renewal(self.graph, self.identity, other.identity))
+        other.learn(self.graph.records().values())
+        return other
 
     def role_of(self, other):
         member = self.graph.state().member(other.identity.replica)
@@ -152,6 +160,68 @@ def test_removed_member_gets_no_new_epoch():
     assert len(c.epochs()) == 2
     assert not a.graph.state().may_write(b.identity.replica, 11)
     assert a.graph.state().may_write(b.identity.replica, 10)
+
+
+def test_a_copied_device_goes_on_under_other_keys():
+    a = Device("a")
+    b = a.admit("b")
+    a.rotate()
+    share(a, b)
+    renewed = b.renew()
+    again = renewed.renew(b"t" * 32)
+    share(a, b, renewed, again)
+    member = a.graph.state().member(again.identity.replica)
+    assert (member.label, member.role) == ("b", "writer")
+    assert member.succeeds == renewed.identity.replica
+    assert again.epochs().keys() == renewed.epochs().keys() == a.epochs().keys()
+    assert a.graph.state().is_clean
+    assert a.graph.state().is_complete
+    assert a.graph.introduction(again.identity.replica)[-1] == again.graph.raw(*again.graph.heads)
+    assert len(a.graph.introduction(again.identity.replica)) == 2
+
+
+def test_the_removed_copy_reads_nothing_more():
+    a = Device("a")
+    b = a.admit("b")
+    renewed = b.renew()
+    share(a, b, renewed)
+    a.remove(b)
+    a.rotate()
+    share(a, b, renewed)
+    assert a.role_of(renewed) == "writer"
+    assert a.graph.state().current in renewed.epochs()
+    assert a.graph.state().current not in b.epochs()
+
+
+def test_whoever_is_removed_or_demoted_meanwhile_does_not_escape_by_other_keys():
+    a = Device("a")
+    b, c = a.admit("b", "admin"), a.admit("c")
+    share(a, b, c)
+    renewed, other = b.renew(), c.renew()
+    a.remove(b)
+    a.author(SetRole(c.identity.replica, "reader", 10))
+    renewed.author(SetRole(c.identity.replica, "admin"))
+    share(a, b, c, renewed, other)
+    assert a.role_of(b) is None
+    assert a.role_of(renewed) is None
+    assert a.role_of(c) == a.role_of(other) == "reader"
+    assert not a.graph.state().may_write(other.identity.replica, 1)
+    with pytest.raises(PeerError):
+        b.renew(b"t" * 32)
+
+
+def test_other_keys_are_proved_and_new():
+    a = Device("a")
+    b = a.admit("b")
+    good = epochs.renewal(b.graph, b.identity, identity.generate(os.urandom))
+    stolen = Renew(a.identity.public, good.proof, good.wraps)
+    unproved = Renew(identity.generate(os.urandom).public, good.proof, good.wraps)
+    for statement in (stolen, unproved):
+        with pytest.raises(PeerError):
+            b.author(statement)
+    b.author(good)
+    with pytest.raises(PeerError):
+        b.author(good)
 
 
 def test_removal_beats_what_the_removed_did_meanwhile():

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from piperfs.daemon.origin import write_origin
+from piperfs.store.engine import DATA_FILE
 from piperfs.store.rows import PeerRow
 from tests.support import peers
 from tests.support.peers import Cable, Node, converged, names, pair, read_file, running, until
@@ -83,6 +85,8 @@ async def test_an_old_copy_takes_its_own_changes_back(tmp_path: Path) -> None:
     anna.close()
     shutil.rmtree(tmp_path / "anna")
     (tmp_path / "backup").rename(tmp_path / "anna")
+    data = tmp_path / "anna" / "store" / DATA_FILE
+    write_origin(tmp_path / "anna", data)  # as a snapshot of the whole disk brings it back
     anna = peers.open_again(tmp_path, "anna")
     assert anna.store.last_seq < newest
     async with running(anna), running(ben, peers.address_of(anna)):

@@ -14,10 +14,10 @@ from blake3 import blake3
 
 from piperfs.control import server
 from piperfs.core import limits, manifest, membership, operation
-from piperfs.core.epochs import found_volume
+from piperfs.core.epochs import found_volume, renewal
 from piperfs.core.errors import FsError, PeerError, UserError
 from piperfs.core.forks import Fork, make_fork
-from piperfs.core.identity import PublicKeys, generate
+from piperfs.core.identity import Identity, PublicKeys, generate
 from piperfs.core.ids import DIRECTORY, FILE, ChunkId, VolumeId, make_inode_id
 from piperfs.core.membership import MembershipGraph
 from piperfs.core.membership_records import (
@@ -44,7 +44,7 @@ from piperfs.core.ticket import Ticket, format_ticket, parse_ticket
 from piperfs.fs import filesystem
 from piperfs.protocol import messages as m
 from piperfs.protocol.framing import FrameReader
-from piperfs.replication import network, replicator
+from piperfs.replication import greeting, network, replicator
 from piperfs.replication.channel import is_too_slow
 from piperfs.replication.doorman import Doorman, origin_of
 from piperfs.replication.fetching import Fetcher
@@ -251,6 +251,9 @@ ELSEWHERE = {
     "MEMBERSHIP_PENDING_MAX": "test_records_that_wait",
     "MEMBERSHIP_PENDING_BYTES_MAX": "test_records_that_wait",
     "MEMBERSHIP_RECORDS_MAX": "test_records_of_a_volume",
+    "RENEWALS_MAX": "test_renewals_of_a_device",
+    "INTRODUCTION_RECORDS_MAX": "test_an_introduction_fits_a_hello",
+    "INTRODUCTION_BYTES_MAX": "test_an_introduction_fits_a_hello",
     "TICKET_CHARS_MAX": "test_a_long_ticket",
     "PAIRING_TRIES_MAX": "tests/security/test_pairing.py",
     "PAIRING_S_MAX": "tests/security/test_pairing.py",
@@ -352,6 +355,39 @@ def test_records_of_a_volume(monkeypatch: pytest.MonkeyPatch) -> None:
         graph.author(founder, 0, SetRole(founder.replica, "admin"))
     with pytest.raises(PeerError, match="more membership records"):
         graph.author(founder, 0, SetRole(founder.replica, "admin"))
+
+
+def renewals(count: int) -> tuple[MembershipGraph, Identity]:
+    """A volume whose founder went on under other keys that often."""
+    own = generate(os.urandom)
+    raw, volume = found_volume(own, os.urandom, 0, "v", "a")
+    graph = MembershipGraph(volume)
+    graph.add(raw)
+    for _ in range(count):
+        renewed = generate(os.urandom)
+        graph.author(own, 0, renewal(graph, own, renewed))
+        own = renewed
+    return graph, own
+
+
+def test_renewals_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "RENEWALS_MAX", 3)
+    renewals(3)
+    with pytest.raises(PeerError, match="too often"):
+        renewals(4)
+
+
+def test_an_introduction_fits_a_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = limits.INTRODUCTION_RECORDS_MAX
+    graph, own = renewals(most + 1)
+    local = mock.Mock(graph=graph, identity=own, clock=mock.Mock(entropy=os.urandom))
+    newest = graph.introduction(own.replica)
+    assert len(newest) == most
+    said = greeting._hello(local)
+    assert said.introduction == newest
+    assert len(m.encode(said)) <= limits.PREAUTH_FRAME_BYTES_MAX
+    monkeypatch.setattr(greeting, "INTRODUCTION_BYTES_MAX", sum(map(len, newest)) - 1)
+    assert greeting._hello(local).introduction == newest[1:]
 
 
 def test_a_long_ticket() -> None:

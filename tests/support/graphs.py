@@ -35,6 +35,7 @@ class World:
     base: MembershipGraph
     people: tuple[Identity, ...]
     statements: tuple[Statement, ...]
+    renewals: tuple[tuple[Identity, Statement], ...] = ()
 
     @property
     def admins(self) -> tuple[Identity, ...]:
@@ -63,7 +64,11 @@ def make_world() -> World:
     )
     statements: list[Statement] = [Remove(who.replica, 5) for who in people]
     statements += [SetRole(people[index].replica, role, 3) for index, role in roles]
-    return World(graph, tuple(people), tuple(statements))
+    renewals = []
+    for who in people:
+        renewed = Identity(identity.successor(who.secrets, b"s" * 32))
+        renewals.append((who, epochs.renewal(graph, who, renewed)))
+    return World(graph, tuple(people), tuple(statements), tuple(renewals))
 
 
 def antichains(graph: MembershipGraph, fresh: Sequence[RecordId]) -> Iterator[tuple[RecordId, ...]]:
@@ -79,8 +84,10 @@ def extend(
     world: World, graph: MembershipGraph, fresh: list[RecordId], deed: int
 ) -> Iterator[bytes]:
     """One more record by each choice of parents; `deed` picks author and statement."""
-    author = world.admins[deed % 3]
-    statement = world.statements[deed // 3]
+    if deed < 0:
+        author, statement = world.renewals[-deed - 1]
+    else:
+        author, statement = world.admins[deed % 3], world.statements[deed // 3]
     for parents in (world.base.heads, *antichains(graph, fresh)):
         yield author_record(author, parents, NOW, statement)
 
@@ -115,9 +122,10 @@ def random_graph(
     """A graph of as many records as asked for, all of which count."""
     graph = world.base.copy()
     raws: list[bytes] = []
+    choices = range(-len(world.renewals), deeds(world).stop)
     while len(raws) < size:
         fresh = [decode_record(raw)[0] for raw in raws]
-        raw = rng.choice(list(extend(world, graph, fresh, rng.choice(deeds(world)))))
+        raw = rng.choice(list(extend(world, graph, fresh, rng.choice(choices))))
         try:
             if graph.add(raw):
                 raws.append(raw)

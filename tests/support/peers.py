@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from piperfs.core.ids import FILE, ChunkId, InodeId, LinkId, ReplicaId, make_inode_id
-from piperfs.core.membership_records import Role, record_id
+from piperfs.core.membership_records import Role, Statement, record_id
 from piperfs.core.record import Birth, ContentBody
 from piperfs.core.ticket import Ticket, format_ticket, make_invite, parse_ticket
 from piperfs.daemon import joining
@@ -43,6 +43,11 @@ def make_ticket(node: Node, role: Role = "writer") -> str:
     assert node.replicator is not None
     addresses = tuple(node.replicator.listening)
     return format_ticket(Ticket(node.store.volume, record_id(raw), secret, expires, addresses))
+
+
+def invitation(node: Node) -> Statement:
+    """Something that an admin may say."""
+    return make_invite(os.urandom, "writer", node.clock.now_ns() + HOUR_NS)[0]
 
 
 def at_address(ticket: str, address: str) -> str:

@@ -1,0 +1,48 @@
+"""Where a state directory was made, so that a copy of it is recognised before it writes anything.
+
+Two computers with one key would use each other's numbers, and one's write would cover what the
+other wrote. A copied or restored directory shows itself: its store is another file, or the
+computer is another one. A store that was set back in its place, such as by a snapshot of the whole
+disk, does not; there peers tell.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+ORIGIN_FILE: Final = "origin.json"
+MACHINE_ID: Final = Path("/etc/machine-id")
+
+
+def _here(data: Path) -> dict[str, object]:
+    """What tells this file on this computer from any copy; the computer's id only as a hash."""
+    try:
+        machine = MACHINE_ID.read_bytes()
+    except OSError:
+        machine = b""
+    name = blake3(machine, derive_key_context="piperfs origin v1").hexdigest(16)
+    return {"computer": name, "file": data.stat().st_ino}
+
+
+def write_origin(state: Path, data: Path) -> None:
+    """Note, durably, that the store is at home here."""
+    if not data.exists():
+        return
+    draft = state / f"{ORIGIN_FILE}.new"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(_here(data), file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(state / ORIGIN_FILE)
+
+
+def is_copy(state: Path, data: Path) -> bool:
+    """Whether the store was made elsewhere. One that nothing is noted of is at home."""
+    try:
+        noted = json.loads((state / ORIGIN_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(noted != _here(data))
