@@ -1,7 +1,7 @@
 """Installs PiperFS for a whole system below /usr/local, and removes it again.
 
 The program lives in a virtual environment of its own, so it shares no library with the system.
-mount(8) looks for helpers in /sbin and nowhere else, hence the one link outside /usr/local.
+mount(8) looks for helpers in /sbin and nowhere else, hence the links outside /usr/local.
 """
 
 import gzip
@@ -20,6 +20,8 @@ HOME = Path("/usr/local/lib/piperfs")
 LINKS = {
     Path("/usr/local/bin/piperfs"): HOME / "venv/bin/piperfs",
     Path("/sbin/mount.piperfs"): HOME / "venv/bin/mount.piperfs",
+    Path("/sbin/umount.piperfs"): HOME / "venv/bin/umount.piperfs",
+    Path("/sbin/umount.fuse.piperfs"): HOME / "venv/bin/umount.piperfs",
 }
 UNITS = Path("/usr/local/lib/systemd/system")
 SERVICE = "piperfs@.service"

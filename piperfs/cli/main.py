@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from piperfs.cli import act, keys, mount, output, show, versions, volume
+from piperfs.cli import act, keys, mount, output, show, unmount, versions, volume
 from piperfs.core.errors import ExitCode, UserError
 
 INTERRUPTED = 130  # as shells report a SIGINT
@@ -18,7 +18,7 @@ COMMANDS = (
     volume.invite,
     volume.join,
     mount.mount,
-    mount.umount,
+    unmount.umount,
     mount.serve,
     show.status,
     act.sync,

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     options += ["ro"] if "-r" in given else []
     try:
         for namespace in (value for flag, value in flags if flag == "-N"):
-            _enter(namespace)
+            enter_namespace(namespace)
         start_mount(_as_written(spec), Path(directory), ",".join(options), sloppy="-s" in given)
     except UserError as error:
         output.error(str(error))
@@ -64,7 +64,7 @@ def _is_volume(spec: str) -> bool:
     return (places.resolve_volume(spec) / "volume.json").exists()
 
 
-def _enter(namespace: str) -> None:
+def enter_namespace(namespace: str) -> None:
     """Enter another mount namespace, given as a path or a process id."""
     path = f"/proc/{namespace}/ns/mnt" if namespace.isdigit() else namespace
     try:

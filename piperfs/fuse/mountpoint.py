@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from piperfs.core.errors import ExitCode, UserError
+from piperfs.fuse import utab
 
 FS_TYPE: Final = "fuse.piperfs"
 SOURCE_PREFIX: Final = "piperfs:"
@@ -239,6 +240,7 @@ def _attach_as_root(mountpoint: Path, options: MountOptions) -> int:
         reason = os.strerror(ctypes.get_errno())
         os.close(descriptor)
         raise UserError(f"cannot mount on '{mountpoint}': {reason}")
+    utab.name_helper(options.source, mountpoint, FS_TYPE)
     return descriptor
 
 

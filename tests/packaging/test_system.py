@@ -50,9 +50,9 @@ def status(system: System) -> dict[str, Any]:
 
 
 def test_everything_is_where_the_system_looks(system: System):
-    for program in ("piperfs", "mount.piperfs"):
+    for program in ("piperfs", "mount.piperfs", "umount.piperfs", "umount.fuse.piperfs"):
         system.must("sh", "-c", f"command -v {program}")
-    for page in (["1", "piperfs"], ["8", "mount.piperfs"]):
+    for page in (["1", "piperfs"], ["8", "mount.piperfs"], ["8", "umount.piperfs"]):
         assert "/usr/local/" in system.must("man", "-w", *page)
     assert system.must("cat", "/etc/updatedb.conf") == 'PRUNEFS="NFS proc piperfs fuse.piperfs"\n'
     assert "complete" in system.must("cat", "/usr/local/share/bash-completion/completions/piperfs")
@@ -82,9 +82,7 @@ def test_mount_8_mounts_through_the_helper(system: System):
     assert {"rw", "nosuid", "nodev", "noexec"} <= set(options.split(","))
     system.must("sh", "-c", "echo kept > /var/m/file")
     system.must("umount", "/var/m")
-    eventually(
-        lambda: json.loads(system.must("piperfs", "status", "home", "--json"))["pid"] is None
-    )
+    assert status(system)["pid"] is None
     system.must("mount", "-t", "piperfs", "-o", f"ro,{QUIET}", "home", "/var/m")
     assert system.must("cat", "/var/m/file") == "kept\n"
     assert "Read-only" in system.run("touch", "/var/m/file").stderr
@@ -106,9 +104,7 @@ def test_a_line_in_fstab_mounts_on_demand(system: System):
     assert status(system)["mountpoint"] == "/var/shared"
     system.must("mount", "-a")
     system.must("systemctl", "stop", "var-shared.automount", "var-shared.mount")
-    eventually(
-        lambda: json.loads(system.must("piperfs", "status", "home", "--json"))["pid"] is None
-    )
+    assert status(system)["pid"] is None
     assert "No findings" in system.must("piperfs", "fsck", "home")
     system.must("mount", "-t", "piperfs", "-o", QUIET, "home", "/var/shared")
     assert system.must("cat", "/var/shared/new") == "on demand\n"
