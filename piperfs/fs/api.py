@@ -42,6 +42,7 @@ class Attr:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    born_ns: int = 0
     generation: int = 0
     entry_valid: bool = True  # False: the name may not be cached (conflict copies)
 

@@ -107,6 +107,7 @@ class Attributes:
             atime_ns=born if local.atime_ns is None else local.atime_ns,
             mtime_ns=mtime,
             ctime_ns=max(ctime, local.ctime_ns),
+            born_ns=row.born_ns,
             entry_valid=node.version is None,
         )
 

@@ -1,8 +1,8 @@
 """Tells umount(8) which helper unmounts a directory.
 
-Called by root, umount(8) asks the kernel for the type, which is "fuse" for all of them, and looks no
-further, unless the table of libmount says more of the directory. That table is written by libmount
-itself, which locks it and knows its form; umount(8) removes the line.
+Called by root, umount(8) asks the kernel for the type, which is "fuse" for all of them, and looks
+no further, unless the table of libmount says more of the directory. That table is written by
+libmount itself, which locks it and knows its form; umount(8) removes the line.
 """
 
 import contextlib

@@ -44,6 +44,20 @@ def encode_attr(attr: Attr) -> bytes:
     )  # fmt: skip
 
 
+def encode_statx(attr: Attr) -> bytes:
+    """The reply to STATX, which the kernel sends to know the birth, and remembers."""
+    times = (attr.atime_ns, attr.born_ns, attr.ctime_ns, attr.mtime_ns)
+    known = layout.STATX_BASIC_STATS | (layout.STATX_BTIME if attr.born_ns else 0)
+    major, minor = attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF | attr.rdev >> 12 & 0xFFF00
+    return layout.STATX_OUT.pack(
+        CACHE_VALID_S, 0, 0,
+        known, attr.blksize, 0, attr.nlink, attr.uid, attr.gid, attr.mode,
+        attr.ino, attr.size, attr.blocks, 0,
+        *(part for time in times for part in divmod(time, SECOND_NS)),
+        major, minor, 0, 0,
+    )  # fmt: skip
+
+
 def encode_entry(attr: Attr) -> bytes:
     """The reply to everything that names an inode: LOOKUP, MKDIR, LINK and so on."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns

@@ -1,8 +1,9 @@
 """The byte layouts of the FUSE kernel protocol, as tables of precompiled structs.
 
-Names follow `linux/fuse.h`, protocol 7.38, so that the two can be read side by side; nothing here
-decides anything. Fields are native and unpadded: the kernel aligns every structure to 64 bits by
-hand. Times are signed, since the kernel reads them so and files older than 1970 exist.
+Names follow `linux/fuse.h`, protocol 7.38 and what later kernels ask for unasked, so that the two
+can be read side by side; nothing here decides anything. Fields are native and unpadded: the kernel
+aligns every structure to 64 bits by hand. Times are signed, since the kernel reads them so and
+files older than 1970 exist.
 """
 
 import enum
@@ -59,6 +60,7 @@ class Opcode(enum.IntEnum):
     COPY_FILE_RANGE = 47
     SYNCFS = 50
     TMPFILE = 51
+    STATX = 52
     COPY_FILE_RANGE_64 = 53
 
 
@@ -97,6 +99,9 @@ class SetAttrFlag(enum.IntFlag):
     KILL_SUIDGID = 1 << 11
 
 
+STATX_BASIC_STATS: Final = 0x7FF
+STATX_BTIME: Final = 0x800
+
 GETATTR_FH: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
 WRITE_KILL_SUIDGID: Final = 1 << 2
@@ -119,6 +124,8 @@ OUT_HEADER: Final = Struct("=IiQ")  # len error unique
 
 _ATTR = "QQQqqqIIIIIIIIII"
 ATTR_OUT: Final = Struct("=QII" + _ATTR)
+_SX_TIME = "qI4x"
+STATX_OUT: Final = Struct("=QII16x" + "IIQIIIHxxQQQQ" + 4 * _SX_TIME + "IIII112x")
 ENTRY_OUT: Final = Struct("=QQQQII" + _ATTR)
 OPEN_OUT: Final = Struct("=QII")
 CREATE_OUT: Final = Struct("=QQQQII" + _ATTR + "QII")

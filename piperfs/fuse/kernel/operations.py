@@ -4,7 +4,7 @@ A function answers at once with bytes, or returns an async function when the ans
 the disk, or for other writers to catch up. Errors are raised; so is `MissingChunks`, after which
 the caller of the table fetches the chunks and asks again. What is not in the table is answered
 with ENOSYS, which the kernel remembers and does without: for those opcodes its own fallback is
-right (locks between processes of one computer, poll, bmap, access, statx).
+right (locks between processes of one computer, poll, bmap, access).
 """
 
 import errno
@@ -51,6 +51,7 @@ class Operations:
             Opcode.FORGET: self.forget,
             Opcode.BATCH_FORGET: self.batch_forget,
             Opcode.GETATTR: self.getattr,
+            Opcode.STATX: self.statx,
             Opcode.SETATTR: self.setattr,
             Opcode.READLINK: self.readlink,
             Opcode.SYMLINK: self.symlink,
@@ -167,6 +168,9 @@ class Operations:
 
     def getattr(self, request: Request) -> Reply:
         return encoding.encode_attr(self._fs.getattr(request.ino))
+
+    def statx(self, request: Request) -> Reply:
+        return encoding.encode_statx(self._fs.getattr(request.ino))
 
     def setattr(self, request: Request) -> Reply:
         fields = request.fields(layout.SETATTR_IN)
