@@ -111,6 +111,11 @@ def socket_path(state: Path) -> Path:
     return runtime_directory() / f"{_tag(state)}.sock"
 
 
+def home_socket(state: Path) -> Path:
+    """The same daemon's socket in the state directory, which no logout takes away."""
+    return state / "control.sock"
+
+
 def _tag(state: Path) -> str:
     return hashlib.blake2s(os.fsencode(os.path.realpath(state)), digest_size=8).hexdigest()
 
@@ -131,18 +136,19 @@ def short_path(path: Path) -> Iterator[str]:
 def connect(state: Path) -> socket.socket | None:
     """Connect to the daemon of a state directory; None when there is none."""
     found = (directory / f"{_tag(state)}.sock" for directory in _directories())
-    path = next((each for each in found if each.exists()), socket_path(state))
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with short_path(path) as name:
-            client.connect(name)
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        client.close()
-        return None
-    except OSError as error:
-        client.close()
-        raise UserError(f"{path}: {error.strerror}", ExitCode.REFUSED) from error
-    return client
+    for path in (*found, home_socket(state)):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with short_path(path) as name:
+                client.connect(name)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            client.close()
+        except OSError as error:
+            client.close()
+            raise UserError(f"{path}: {error.strerror}", ExitCode.REFUSED) from error
+        else:
+            return client
+    return None
 
 
 def write_running(running: Running) -> Path:
@@ -152,6 +158,12 @@ def write_running(running: Running) -> Path:
     draft.write_text(json.dumps(asdict(running)))
     draft.replace(path)
     return path
+
+
+def keep_running(running: Running) -> None:
+    """Write it down again if it went."""
+    if not (runtime_directory() / f"{_tag(Path(running.state))}.json").exists():
+        write_running(running)
 
 
 def forget_running(state: Path) -> None:

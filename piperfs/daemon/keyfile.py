@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -41,11 +42,24 @@ class Secrets(msgspec.Struct, array_like=True, frozen=True):
 
 
 class KeyFile(msgspec.Struct, array_like=True, frozen=True):
-    """The file: plain secrets without a salt, encrypted ones with it."""
+    """The file: plain secrets without a salt, encrypted ones with it.
+
+    The checksum tells a file that rotted from one that a wrong passphrase does not open, and keeps
+    a key with a flipped bit from looking like somebody else's.
+    """
 
     format: int
     salt: bytes
     body: bytes
+    checksum: bytes
+
+    @property
+    def is_sound(self) -> bool:
+        return self.checksum == _checksum(self.salt, self.body)
+
+
+def _checksum(salt: bytes, body: bytes) -> bytes:
+    return blake3(salt + body).digest(length=16)
 
 
 def find_passphrase() -> tuple[bytes | None, Protection]:
@@ -118,7 +132,7 @@ def _write(
     draft.unlink(missing_ok=True)  # of an attempt that was interrupted
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.msgpack.encode(KeyFile(1, salt, body)))
+        file.write(msgspec.msgpack.encode(KeyFile(1, salt, body, _checksum(salt, body))))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(directory / FILE)
@@ -161,11 +175,17 @@ def _read(path: Path) -> KeyFile:
         raise _damaged(path) from error
     if stored.format != 1:
         raise UserError(f"{path} is of a newer PiperFS; update this one", ExitCode.REFUSED)
+    if not stored.is_sound:
+        raise _damaged(path)
     return stored
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged; restore it or join again", ExitCode.REFUSED)
+    return UserError(
+        f"{path} is damaged (its checksum does not match): put a copy of it back; "
+        f"without one, remove {path.parent.parent} and join again",
+        ExitCode.REFUSED,
+    )
 
 
 def _unlock(path: Path, stored: KeyFile) -> tuple[bytes, Protection]:

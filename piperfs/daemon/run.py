@@ -11,11 +11,12 @@ from typing import Final
 
 import trio
 
-from piperfs.control import places, server
+from piperfs.control import places
 from piperfs.core.errors import ExitCode, PiperError, UserError
 from piperfs.daemon import footprint, lifecycle, scrubbing, upkeep
 from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
 from piperfs.daemon.clock import Clock
+from piperfs.daemon.findable import Findable
 from piperfs.daemon.node import ADDRESSES, Node, open_node
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import Options
@@ -97,8 +98,8 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         node.store.tables.meta.put(ADDRESSES, " ".join(replicator.reachable).encode())
         if job.mountpoint is not None:
             await nursery.start(_mounted, node, job, job.mountpoint, stop)
-        verbs = Verbs(node, metrics).table()
-        await nursery.start(server.serve, places.socket_path(job.state), verbs)
+        findable = Findable(job.state, Verbs(node, metrics).table())
+        await nursery.start(findable.run)
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
         nursery.start_soon(footprint.run, node.state.store)
         nursery.start_soon(upkeep.watch, node)
@@ -106,15 +107,17 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         nursery.start_soon(lifecycle.feed_watchdog, starter)
         if job.options.metrics_port is not None:
             await nursery.start(upkeep.serve_metrics, metrics, job.options.metrics_port)
-        await _until_stopped(node, job, starter, stop)
+        await _until_stopped(node, job, starter, findable, stop)
         nursery.cancel_scope.cancel()
 
 
-async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Event) -> None:
+async def _until_stopped(
+    node: Node, job: Job, starter: Starter, findable: Findable, stop: trio.Event
+) -> None:
     """Tell that the volume is usable, and wait for the end."""
     assert node.replicator is not None
     mountpoint = None if job.mountpoint is None else str(job.mountpoint)
-    running = places.write_running(
+    findable.announce(
         places.Running(os.getpid(), str(job.state), mountpoint, _device(job.mountpoint))
     )
     try:
@@ -125,7 +128,7 @@ async def _until_stopped(node: Node, job: Job, starter: Starter, stop: trio.Even
         log.info("daemon.ready", volume=node.store.volume.hex()[:16])
         await stop.wait()
     finally:
-        running.unlink(missing_ok=True)
+        findable.retire()
         starter.stopping()
 
 

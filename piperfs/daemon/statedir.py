@@ -98,7 +98,8 @@ class StateDirectory:
             holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(lock)
             raise UserError(
-                f"{path} is in use by process {holder}; stop it first", ExitCode.REFUSED
+                f"{path} is in use by process {holder}; unmount it, or stop the process first",
+                ExitCode.REFUSED,
             ) from error
         was_killed = os.fstat(lock).st_size > 0
         os.ftruncate(lock, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from piperfs.core.errors import UserError
+from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.identity import generate
 from piperfs.daemon import kernel_keyring, keyfile
 from piperfs.daemon.keyfile import FILE, Secrets, protect, read_keys, write_keys
@@ -237,3 +237,27 @@ def make_reader(anna: Replica, ben: Replica) -> None:
         check=True,
     ).stdout
     assert options.startswith("ro,")
+
+
+@pytest.mark.parametrize("passphrase", ["", "correct horse"])
+def test_a_rotten_key_file_is_called_so(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str
+) -> None:
+    if passphrase:
+        (keys.parent / "phrase").write_text(passphrase)
+        monkeypatch.setenv("PIPERFS_PASSPHRASE_FILE", str(keys.parent / "phrase"))
+    write_keys(keys, SECRETS, os.urandom)
+    whole = (keys / FILE).read_bytes()
+    for place in range(len(whole)):
+        rotten = bytearray(whole)
+        rotten[place] ^= 1 << place % 8
+        (keys / FILE).write_bytes(rotten)
+        with pytest.raises(UserError, match=r"is damaged|is of a newer") as caught:
+            read_keys(keys)
+        assert caught.value.code is ExitCode.REFUSED
+    for short in (b"", whole[:-1], bytes(len(whole))):
+        (keys / FILE).write_bytes(short)
+        with pytest.raises(UserError, match=r"is damaged .* put a copy of it back"):
+            read_keys(keys)
+    (keys / FILE).write_bytes(whole)
+    assert read_keys(keys)[0] == SECRETS
