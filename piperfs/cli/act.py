@@ -1,6 +1,6 @@
-"""Commands that wait or mend: sync, fsck.
+"""Commands that wait, mend or tidy up: sync, fsck, collect.
 
-Both may take long, so both show progress on a terminal, can be interrupted at any moment, and
+All may take long, so all show progress on a terminal, can be interrupted at any moment, and
 say by their exit code whether what was asked for is now true.
 """
 
@@ -47,3 +47,27 @@ def fsck(volume: str, repair: bool, as_json: bool) -> None:
         output.line("No findings.")
     if any(not finding["repaired"] for finding in findings):
         sys.exit(ExitCode.FAILED)
+
+
+@click.command()
+@volume_argument
+@as_json
+def collect(volume: str, as_json: bool) -> None:
+    """Remove content that nothing needs any more; show what stays, and why."""
+    report = ask(volume, "collect")
+    if as_json:
+        output.as_json(report)
+        return
+    freed, kept = report["freed"], report["kept"]
+    output.line(f"Freed {output.bytes_text(freed['bytes'])} in {freed['chunks']} chunks")
+    output.line(f"Kept about {output.bytes_text(report['kept_bytes'])}:")
+    days, versions = report["kept_days"], report["kept_versions"]
+    why = {
+        "current": "of files as they are, conflict copies included",
+        "deleted": f"of files deleted less than {days} days ago",
+        "superseded": f"of earlier versions: of the last {days} days, or the last {versions}",
+        "open": "of deleted or changed files that a program has open",
+    }
+    for name, text in why.items():
+        output.line(f"{kept[name]:>9} chunks {text}")
+    output.line("What is written from now on uses the room; the file of the store does not shrink.")

@@ -37,6 +37,7 @@ COMMANDS = (
     keys.unlock,
     keys.lock,
     act.fsck,
+    act.collect,
     show.metrics,
 )
 

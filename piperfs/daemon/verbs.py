@@ -18,7 +18,7 @@ from piperfs.core.ticket import Ticket, format_ticket, make_invite
 from piperfs.daemon import pairing, repairing, report, versions
 from piperfs.daemon.node import ADDRESSES, Node
 from piperfs.obs.metrics import Metrics
-from piperfs.store.collector import Collector
+from piperfs.store.collector import DAY_NS, RETENTION_NS, VERSIONS_MIN, Collector, Reason
 
 SECOND_NS: Final = 1_000_000_000
 NAMES: Final = (
@@ -207,11 +207,22 @@ class Verbs:
         return msgspec.to_builtins(await trio.to_thread.run_sync(work, node))
 
     async def collect(self, _request: Request, progress: Progress) -> Any:
-        """Remove chunks that nothing needs any more."""
-        collector = Collector(self._node.store.tables, self._node.store.chunks)
+        """Remove chunks that nothing needs any more; tells what went, and why the rest stays."""
+        store = self._node.store
+        await self._commit()
+        if store.chunks.is_collecting:
+            raise UserError("a collection is under way already; ask again when it is done")
+        await progress.report("looking for what nothing needs")
+        collector = Collector(store.tables, store.chunks)
         in_use = self._node.filesystem.in_use() if self._node.filesystem is not None else ()
-        await progress.report("marking")
         for _ in collector.steps(self._node.clock.now_ns(), in_use):
             await trio.lowlevel.checkpoint()
         await self._commit()
-        return {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes}
+        return {
+            "freed": {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes},
+            "kept": {reason.value: collector.kept[reason] for reason in Reason},
+            "kept_bytes": store.chunks.bytes_held(),
+            "kept_days": RETENTION_NS // DAY_NS,
+            "kept_versions": VERSIONS_MIN,
+            "file_bytes": store.bytes_used(),
+        }

@@ -185,8 +185,14 @@ class ChunkStore:
             del self._wants[chunk]
             self._tables.want.delete(chunk)
 
+    @property
+    def is_collecting(self) -> bool:
+        """Whether a collection is under way; there can be one at a time."""
+        return self._noted is not None
+
     def begin_noting(self) -> dict[ChunkId, int]:
         """From now on remember which chunks become referenced; see `collector.py`."""
+        assert self._noted is None, "one collection at a time"
         self._noted = {}
         return self._noted
 

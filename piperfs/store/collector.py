@@ -7,6 +7,7 @@ steps between requests. What becomes referenced while they run is noted by the c
 marked too.
 """
 
+import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -30,6 +31,15 @@ def is_needed(head: ContentHead, now_ns: int) -> bool:
     return not is_deletion or head.hlc > now_ns - RETENTION_NS
 
 
+class Reason(enum.Enum):
+    """Why chunks are kept; of several reasons the first counts."""
+
+    OPEN = "open"  # a program has the file open
+    CURRENT = "current"  # of a version that shows, conflict copies included
+    DELETED = "deleted"  # the last version of a file that was deleted not long ago
+    SUPERSEDED = "superseded"  # an earlier version, in history
+
+
 class Collector:
     """One collection: run `steps` to its end, a step at a time."""
 
@@ -37,6 +47,7 @@ class Collector:
         self._tables = tables
         self._chunks = chunks
         self._marked: set[ChunkId] = set()
+        self.kept: Counter[Reason] = Counter()  # chunks
         self.freed_chunks = 0
         self.freed_bytes = 0
 
@@ -45,20 +56,21 @@ class Collector:
         noted = self._chunks.begin_noting()
         try:
             for chunk, height in in_use:
-                self._mark(chunk, height)
+                self._mark(chunk, height, Reason.OPEN)
             yield from self._mark_live(now_ns)
             yield from self._mark_history(now_ns)
             yield from self._sweep(noted)
         finally:
             self._chunks.end_noting()
 
-    def _mark(self, chunk: ChunkId, height: int) -> None:
+    def _mark(self, chunk: ChunkId, height: int, reason: Reason) -> None:
         pending = [(chunk, height)]
         while pending:
             chunk, height = pending.pop()
             if chunk in self._marked:
                 continue
             self._marked.add(chunk)
+            self.kept[reason] += self._chunks.has(chunk)
             if height > 0 and (node := self._chunks.get(chunk)) is not None:
                 level, children = self._chunks.node_children(node)
                 pending.extend((child, level - 1) for child in children)
@@ -71,8 +83,10 @@ class Collector:
                 for head in heads:
                     if not shows and not is_needed(head, now_ns):
                         continue
+                    is_alive = shows or getattr(head.body, "alive", True)
+                    reason = Reason.CURRENT if is_alive else Reason.DELETED
                     for chunk in head.refs:
-                        self._mark(chunk, getattr(head.body, "height", 1))
+                        self._mark(chunk, getattr(head.body, "height", 1), reason)
             yield
 
     def _shows(self, inode: bytes) -> bool:
@@ -91,7 +105,7 @@ class Collector:
             if recent or any(self._is_among_last(write.key, versions, now_ns) for write in writes):
                 for write in writes:
                     for chunk in write.refs:
-                        self._mark(chunk, 1)
+                        self._mark(chunk, 1, Reason.SUPERSEDED)
             else:
                 self._tables.history.delete(key)
             if index % STEP_ROWS == 0:
@@ -107,7 +121,7 @@ class Collector:
         for keys in self._tables.chunk.durable_keys(b"", END, STEP_ROWS):
             yield
             for chunk, height in list(noted.items()):
-                self._mark(chunk, height)
+                self._mark(chunk, height, Reason.CURRENT)
             for chunk in map(ChunkId, keys):
                 if chunk not in self._marked and chunk not in noted:
                     self.freed_bytes += self._chunks.drop(chunk)

@@ -109,6 +109,14 @@ class World:
         (path / "keys/device.key").chmod(0o644)
         return str(path)
 
+    def with_rotten_key(self) -> str:
+        path = self.copy_of_ben("with-rotten-key")
+        key = path / "keys/device.key"
+        raw = bytearray(key.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        key.write_bytes(raw)
+        return str(path)
+
     def locked(self) -> str:
         path = self.copy_of_ben("locked")
         self.lock = os.open(path / "lock", os.O_RDWR)  # until the process ends
@@ -171,6 +179,7 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("store is empty", lambda w: ["serve", w.with_empty_store()], 4, "join again"),
     ("key is missing", lambda w: ["status", w.without_key()], 4, "is missing"),
     ("key is open to others", lambda w: ["status", w.with_open_key()], 5, "chmod 600"),
+    ("key has rotted", lambda w: ["status", w.with_rotten_key()], 5, "put a copy of it back"),
     ("volume in use", lambda w: ["status", w.locked()], 5, "is in use"),
     ("served twice", lambda w: ["serve", str(w.anna.state)], 5, "is in use by process"),
     ("init over a volume", lambda w: ["init", w.own()], 5, "is a volume already"),

@@ -145,3 +145,20 @@ def test_a_kept_deleted_file_is_wanted_by_whoever_joins_later():
         late = Node("gamma")
         late.receive(a.operations()[::order])
         assert late.store.chunks.wanted(10) == [chunk]
+
+
+def test_it_tells_why_chunks_stay(node):
+    file, other = node.create(node.root, b"f"), node.create(node.root, b"g")
+    save(node, file, b"first")
+    node.clock.ns += 60 * SECOND
+    save(node, file, b"second")
+    save(node, other, b"deleted")
+    node.apply(DeleteContent(other))
+    node.commit()
+    held = ChunkId(blake3(b"held").digest())
+    node.store.chunks.put(held, b"held")
+    node.commit()
+    kept = collect(node, [(held, 0)]).kept
+    assert {reason.value: count for reason, count in kept.items() if count} == {
+        "open": 1, "current": 1, "deleted": 1, "superseded": 1,
+    }  # fmt: skip

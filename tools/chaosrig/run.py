@@ -151,7 +151,12 @@ def _keep(cluster: Cluster, where: Path) -> None:
     for host in cluster.hosts:
         host.kill()
         target = where / host.name
-        shutil.copytree(host.state, target / "state", dirs_exist_ok=True)
+        shutil.copytree(
+            host.state,
+            target / "state",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("*.sock"),
+        )  # of a daemon that was killed
         for name in ("shared.log", "worker.err"):
             if (host.base / name).exists():
                 shutil.copy(host.base / name, target / name)
