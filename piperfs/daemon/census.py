@@ -11,13 +11,14 @@ from typing import Final
 
 from piperfs.core.ids import ORPHANS
 from piperfs.core.manifest import node_children
-from piperfs.core.record import Kind
+from piperfs.core.record import AnyHead, Kind
 from piperfs.daemon.node import Node
 from piperfs.obs.metrics import Sample
 from piperfs.store.audit import END, mismatches
 from piperfs.store.store import Identity, Store
 
 AUDITED_OPERATIONS_MAX: Final = 50_000
+SLICE_ROWS: Final = 256  # between two snapshots
 QUANTILES: Final = (0.5, 0.99, 1.0)
 
 
@@ -47,6 +48,7 @@ def take(node: Node) -> Census:
     """Walk over everything. Runs in a thread."""
     with snapshot(node) as store:
         vectors, tombstones = _sizes(store)
+    with snapshot(node) as store:  # what is compared must be of one moment, and so is not much
         compared = not store.is_blind and store.log.count() <= AUDITED_OPERATIONS_MAX
         row = store.inode(ORPHANS)
         return Census(
@@ -63,11 +65,16 @@ def _sizes(store: Store) -> tuple[list[int], int]:
     sizes = [0]
     tombstones = 0
     for kind, table in store.tables.records.items():
-        for _, heads in table.scan_durable(b"", END):
-            sizes.append(max(len(head.vector) for head in heads))
+        for rows in table.durable_pages(b"", END, SLICE_ROWS):
+            sizes += [max(len(head.vector) for head in heads) for _, heads in rows]
             if kind in (Kind.LINK, Kind.CONTENT):
-                tombstones += not any(getattr(head.body, "alive", True) for head in heads)
+                tombstones += sum(map(_is_deletion, rows))
+            store.renew_snapshot()  # a held one keeps freed pages from being used
     return sorted(sizes), tombstones
+
+
+def _is_deletion(row: tuple[bytes, tuple[AnyHead, ...]]) -> bool:
+    return not any(getattr(head.body, "alive", True) for head in row[1])
 
 
 def samples(census: Census) -> Iterator[Sample]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,8 @@ from piperfs.core.manifest import node_children
 from piperfs.daemon.node import Node
 from piperfs.daemon.origin import write_origin
 from piperfs.obs.facts import Finding
-from piperfs.store.check import check_store
+from piperfs.store.check import Finding as Damaged
+from piperfs.store.check import check_rules, check_store, check_values
 from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
 from piperfs.store.pages import check_file
 from piperfs.store.repair import Salvage, copy_facts, rebuild
@@ -37,7 +39,10 @@ def check(node: Node) -> list[Finding]:
             damage = check_file(node.state.store / DATA_FILE, snapshot.transaction)
             if damage:
                 return _of_pages(damage)  # LMDB might not survive a look at the rows
-        return _of_rows(_store_on(node, snapshot))
+        values = [*check_values(_store_on(node, snapshot), snapshot.renew)]
+        snapshot.renew()
+        rules = [*check_rules(_store_on(node, snapshot))]  # a store of its own for this moment
+        return _told([*values, *rules])
     finally:
         snapshot.close()
 
@@ -47,7 +52,11 @@ def _of_pages(damage: list[str]) -> list[Finding]:
 
 
 def _of_rows(store: Store) -> list[Finding]:
-    return [Finding(kind=f.damage.name.lower(), what=str(f)) for f in check_store(store)]
+    return _told(check_store(store))
+
+
+def _told(found: Iterable[Damaged]) -> list[Finding]:
+    return [Finding(kind=each.damage.name.lower(), what=str(each)) for each in found]
 
 
 def repair(node: Node) -> list[Finding]:

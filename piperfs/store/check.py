@@ -25,6 +25,7 @@ from piperfs.store.schema import NAMES
 from piperfs.store.store import Store
 
 END: Final = b"\xff" * 64
+SLICE_ROWS: Final = 256  # looked at between two snapshots: some ten milliseconds
 
 
 class Damage(enum.Enum):
@@ -52,23 +53,46 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check_store(store: Store) -> Iterator[Finding]:
-    """Everything that is wrong with a store, cheapest checks first."""
-    yield from _check_values(store)
+    """Everything that is wrong with a store that nobody changes meanwhile."""
+    yield from check_values(store, _keep)
+    yield from check_rules(store)
+
+
+def _keep() -> None:
+    """Nobody waits for the pages that this snapshot holds."""
+
+
+def check_values(store: Store, renew: Callable[[], None]) -> Iterator[Finding]:
+    """Open every value and hash every chunk; each is right or wrong by itself.
+
+    This takes as long as the disk takes to read, so the snapshot is given up for a newer one at
+    every step: as long as one is held, no page that is freed can be used again, and the file grows
+    with everything that is written.
+    """
+    for name in NAMES:
+        if name != "chunk":
+            for table_key in _renewing(store.keys(name), renew):
+                if not _opens(partial(getattr(store.tables, name).get, table_key)):
+                    yield Finding(Damage.VALUE, name, table_key)
+    for key in _renewing(store.keys("chunk"), renew):
+        sealed = store.tables.chunk.get(key)
+        if sealed is not None and blake3(sealed).digest() != key:
+            yield Finding(Damage.CHUNK, "chunk", key)
+
+
+def _renewing(keys: list[bytes], renew: Callable[[], None]) -> Iterator[bytes]:
+    for count, key in enumerate(keys, 1):
+        yield key
+        if count % SLICE_ROWS == 0:
+            renew()
+
+
+def check_rules(store: Store) -> Iterator[Finding]:
+    """What must hold between rows of one moment. Costs a look at all metadata."""
     yield from _check_records(store)
     yield from _check_buckets(store)
-    yield from _check_chunks(store)
     if not store.is_blind:
         yield from _check_view(store)
-
-
-def _check_values(store: Store) -> Iterator[Finding]:
-    """Open every sealed value. Chunks are left to `_check_chunks`."""
-    for name in NAMES:
-        if name == "chunk":
-            continue
-        for table_key in store.keys(name):
-            if not _opens(partial(getattr(store.tables, name).get, table_key)):
-                yield Finding(Damage.VALUE, name, table_key)
 
 
 def _opens(read: Callable[[], object]) -> bool:
@@ -142,13 +166,6 @@ def _check_buckets(store: Store) -> Iterator[Finding]:
         found = (bucket.count, int.from_bytes(bucket.total, "big")) if bucket else (0, 0)
         if found != (counts[prefix], totals[prefix] % MODULUS):
             yield Finding(Damage.BUCKET, "bucket", prefix)
-
-
-def _check_chunks(store: Store) -> Iterator[Finding]:
-    for key in store.keys("chunk"):
-        sealed = store.tables.chunk.get(key)
-        if sealed is not None and blake3(sealed).digest() != key:
-            yield Finding(Damage.CHUNK, "chunk", key)
 
 
 def _check_view(store: Store) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ TABLES_MAX: Final = 32
 DATA_FILE: Final = "data.mdb"
 PAGE_BYTES: Final = 4096
 DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
+FAILING: Final = "the store is failing: restart it first"
 PATH_PAGES: Final = 6  # of a tree, copied when one of its leaves changes
 ERRNO_FULL: Final = {errno.ENOSPC: ErrorKind.NO_SPACE, errno.EFBIG: ErrorKind.NO_SPACE,
                      errno.EDQUOT: ErrorKind.QUOTA}  # fmt: skip
@@ -57,6 +58,9 @@ class Engine(Protocol):
 
     def snapshot(self) -> "Engine":
         """The newest commit as it is now, to be read by one other thread; close it soon."""
+
+    def renew(self) -> None:
+        """Let a snapshot be of the newest commit, so that what was freed meanwhile can be used."""
 
     def commit(self, batch: Batch) -> None:
         """Write all or nothing and return when it is on stable storage. Raises StoreError."""
@@ -203,8 +207,11 @@ class LmdbEngine:
         try:
             copy._reader = self._env.begin()
         except lmdb.PanicError as error:
-            raise StoreError("the store is failing: restart it first") from error
+            raise StoreError(FAILING) from error
         return copy
+
+    def renew(self) -> None:
+        """Let a snapshot be of the newest commit, so that pages freed meanwhile can be used."""
 
     @property
     def transaction(self) -> int:
@@ -283,6 +290,13 @@ class _LmdbSnapshot(LmdbEngine):
 
     def refresh(self) -> None:
         """A snapshot stays as it is."""
+
+    def renew(self) -> None:
+        self._reader.abort()
+        try:
+            self._reader = self._env.begin()
+        except lmdb.PanicError as error:
+            raise StoreError(FAILING) from error
 
     def close(self) -> None:
         self._reader.abort()
@@ -365,6 +379,9 @@ class MemoryEngine:
 
     def bytes_free(self) -> int:
         return 0
+
+    def renew(self) -> None:
+        """A copy holds nothing up."""
 
     @property
     def is_failed(self) -> bool:

@@ -72,6 +72,9 @@ class SalvageEngine:
     def refresh(self) -> None:
         """It never changes."""
 
+    def renew(self) -> None:
+        """It never changes."""
+
     @property
     def is_failed(self) -> bool:
         return True

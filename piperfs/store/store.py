@@ -388,6 +388,10 @@ class Store:
         """The newest commit as it is now, for another thread to read; close it soon."""
         return self._engine.snapshot()
 
+    def renew_snapshot(self) -> None:
+        """Of a store over a snapshot: look at the newest commit from now on."""
+        self._engine.renew()
+
     def bytes_used(self) -> int:
         """Size of the store's file."""
         return self._engine.bytes_used()

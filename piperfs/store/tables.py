@@ -123,6 +123,12 @@ class Table(Generic[V]):
             yield keys
             start = keys[-1] + b"\0"
 
+    def durable_pages(self, start: bytes, end: bytes, size: int) -> Iterator[list[tuple[bytes, V]]]:
+        """Like `pages`, over what is committed; the snapshot may be renewed between two."""
+        while rows := list(islice(self.scan_durable(start, end), size)):
+            yield rows
+            start = rows[-1][0] + b"\0"
+
     def bytes_durable(self) -> int:
         """About how many bytes the table takes on the disk."""
         return self._engine.table_bytes(self.name)
