@@ -34,11 +34,21 @@ class Running:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process ended. Killed in a bad moment, its threads may hang in the kernel."""
+        """Whether the process ended for certain; where that cannot be seen it lives.
+
+        Killed in a bad moment, it has ended though threads of it hang in the kernel. Only a /proc
+        of our own process namespace tells that.
+        """
         try:
+            os.close(os.pidfd_open(self.pid))
+        except ProcessLookupError:
+            return True
+        try:
+            if os.readlink("/proc/self") != str(os.getpid()):
+                return False
             facts = Path(f"/proc/{self.pid}/stat").read_text()
         except OSError:
-            return True
+            return False
         return facts.rpartition(")")[2].split()[0] in ("Z", "X")
 
 

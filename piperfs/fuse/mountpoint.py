@@ -208,7 +208,8 @@ def free(mountpoint: Path) -> None:
     for ever, and so does every sync(2) of the computer if one of them has written something.
     """
     abort(mountpoint)
-    detach(mountpoint)
+    if find_mount(mountpoint) is not None:  # force may have sufficed
+        detach(mountpoint)
 
 
 def _libc() -> ctypes.CDLL:

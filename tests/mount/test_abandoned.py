@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from piperfs.control.places import Running
 from tests.support.volumes import Replica, replicas
 
 pytestmark = pytest.mark.mount
@@ -65,3 +66,18 @@ def test_mounting_again_needs_no_help(tmp_path: Path) -> None:
         anna.mount()
         assert waiting.wait(10) != 0
         assert (anna.mountpoint / "kept").read_bytes() == b"text"
+
+
+def test_who_cannot_be_seen_is_not_taken_for_dead() -> None:
+    """In a process namespace whose /proc is that of another one, a live process looks gone."""
+    look = (
+        "import os, sys; from piperfs.control.places import Running; "
+        "sys.exit(Running(os.getpid(), '', None).is_dead)"
+    )
+    spaces = ["unshare", "--pid", "--fork"]
+    assert subprocess.run([*spaces, sys.executable, "-c", look], check=False).returncode == 0
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Running(child.pid, "", None).is_dead, "a zombie"
+    assert Running(child.pid, "", None).is_dead
+    assert not Running(os.getpid(), "", None).is_dead
