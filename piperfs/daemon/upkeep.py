@@ -87,7 +87,9 @@ async def make_room(node: Node, *, limit_bytes: int) -> None:
     for _ in eviction.steps((chunk for chunk, _ in in_use), lambda: bool(holders())):
         await trio.lowlevel.checkpoint()
     node.store.on_dirty()
-    log.info("chunks.evicted", chunks=eviction.evicted_chunks, bytes=eviction.evicted_bytes)
+    if node.filesystem is not None and eviction.evicted:
+        node.filesystem.report_evicted(eviction.evicted)
+    log.info("chunks.evicted", chunks=len(eviction.evicted), bytes=eviction.evicted_bytes)
 
 
 async def watch(node: Node) -> None:

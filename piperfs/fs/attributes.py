@@ -20,6 +20,7 @@ from piperfs.core.record import ContentHead
 from piperfs.fs.api import Attr, Caller, SetAttr
 from piperfs.fs.files import Files
 from piperfs.fs.inodes import Anonymous, Inodes, Node
+from piperfs.fs.missing import MissingChunks
 from piperfs.fs.owners import SET_ID_BITS, Owners
 from piperfs.store.change import SetAttributes
 from piperfs.store.rows import InodeRow, LocalRow
@@ -145,10 +146,10 @@ class Attributes:
             return data
         if node.anonymous is not None or self._files.session(node) is not None:
             return data
-        head = self._files.version(node)
-        lengths = (length for length in head.body.lengths if length > 0)
-        pairs = zip(lengths, head.refs, strict=True)
-        return sum(length for length, chunk in pairs if self._store.chunks.has(chunk))
+        try:
+            return data - self._files.contents(node).bytes_of(self._store.chunks.is_wanted)
+        except MissingChunks:
+            return 0  # not even the list of its chunks is here
 
     def set(self, node: Node, change: SetAttr, now_ns: int, caller: Caller | None = None) -> None:
         """Change attributes, size aside.

@@ -74,6 +74,15 @@ class Contents:
             index += 1
         return found
 
+    def bytes_of(self, is_meant: Callable[[ChunkId], bool]) -> int:
+        """How many bytes come from chunks that are meant."""
+        found = 0
+        for piece in self._pieces:
+            source = piece.source
+            if isinstance(source, Extent) and source.chunk and is_meant(source.chunk):
+                found += piece.length
+        return found
+
     @property
     def data_bytes(self) -> int:
         """How many bytes are not in holes."""

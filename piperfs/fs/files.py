@@ -8,6 +8,7 @@ at every read, so that `tail -f` follows another computer.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,13 +16,14 @@ from msgspec.structs import replace
 
 from piperfs.core import manifest, resolve
 from piperfs.core.errors import ErrorKind, FsError
-from piperfs.core.ids import ChunkId
+from piperfs.core.ids import ChunkId, InodeId, is_file
 from piperfs.core.manifest import Extent
 from piperfs.core.record import PENDING, ContentBody, ContentHead
 from piperfs.fs import conflicts
 from piperfs.fs.contents import Contents, pieces_of
 from piperfs.fs.flush import Flush
 from piperfs.fs.inodes import Inodes, Node
+from piperfs.fs.missing import MissingChunks
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.working_copy import WorkingCopy
 from piperfs.store.change import Change, Pin, PutContent
@@ -338,6 +340,22 @@ class Files:
             mtime_ns=session.mtime_ns or anonymous.row.mtime_ns,
             ctime_ns=max(session.stamp, anonymous.row.ctime_ns),
         )  # fmt: skip
+
+    def holders(self, chunks: AbstractSet[ChunkId]) -> set[InodeId]:
+        """Files that the kernel knows and that show some of these chunks."""
+        named = (node.inode for node in self._inodes.named() if is_file(node.inode))
+        return {inode for inode in named if not chunks.isdisjoint(self._chunks_of(inode))}
+
+    def _chunks_of(self, inode: InodeId) -> Sequence[ChunkId]:
+        """The chunks of the newest version, as far as the list of them is here."""
+        heads = self._store.contents(inode)
+        if not heads:
+            return ()
+        head = resolve.current_content(heads)
+        try:
+            return self._view(head).chunks() if head.body.height else head.refs
+        except MissingChunks:
+            return ()
 
     def in_use(self) -> list[tuple[ChunkId, int]]:
         """Chunks that open files refer to and versions may not, with their heights."""

@@ -6,6 +6,7 @@ binding, no event loop and no clock of its own.
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,6 +95,12 @@ class Filesystem:
             if node is not None:
                 node.is_outdated = True
         self.on_invalidate(changes)
+
+    def report_evicted(self, chunks: AbstractSet[ChunkId]) -> None:
+        """Content of files went from this computer: they take up less room here."""
+        holders = self._files.holders(chunks)
+        if holders:
+            self.on_invalidate(ChangeSet(attributes=holders))
 
     def known_ino(self, inode: InodeId) -> int | None:
         """The kernel's number of an inode, if the kernel has heard of it."""

@@ -152,6 +152,10 @@ class Inodes:
         node.inode, node.anonymous, node.version = inode, None, None
         self._by_inode[inode] = node
 
+    def named(self) -> list[Node]:
+        """Every inode that the kernel knows and that has a name."""
+        return [node for node in self._by_inode.values() if node.anonymous is None]
+
     def anonymous(self) -> Iterator[Anonymous]:
         """What only memory holds."""
         return (node.anonymous for node in self._by_ino.values() if node.anonymous)

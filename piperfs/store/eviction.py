@@ -24,7 +24,7 @@ class Eviction:
         self._tables = tables
         self._chunks = chunks
         self._limit = limit_bytes
-        self.evicted_chunks = 0
+        self.evicted: set[ChunkId] = set()
         self.evicted_bytes = 0
 
     @property
@@ -58,6 +58,6 @@ class Eviction:
             return 0
         self._chunks.drop(chunk)
         self._chunks.want(chunk, 0)
-        self.evicted_chunks += 1
+        self.evicted.add(chunk)
         self.evicted_bytes += len(sealed)
         return len(sealed)

@@ -48,7 +48,7 @@ def test_what_was_used_lately_stays_and_the_rest_is_wanted_again(node):
     eviction = evict(node, 600 * KIB)
     assert all(node.store.chunks.has(chunk) for chunk in chunks[:50])
     gone = [chunk for chunk in chunks if not node.store.chunks.has(chunk)]
-    assert len(gone) == eviction.evicted_chunks == 46
+    assert len(gone) == len(eviction.evicted) == 46
     assert all(node.store.chunks.is_wanted(chunk) for chunk in gone)
 
 
