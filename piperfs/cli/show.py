@@ -119,6 +119,8 @@ def members(volume: str, as_json: bool) -> None:
         for member in facts
     ]
     output.table(("MEMBER", "ROLE", "ID", "JOINED", "CHECK WORDS", ""), rows)
+    for proposal in (each for member in facts for each in member["proposals"]):
+        output.line(f"Proposed to {proposal}")
 
 
 def _remark(member: dict[str, Any]) -> str:

@@ -51,12 +51,20 @@ class Duration(click.ParamType[int]):
 @click.command()
 @volume_argument
 @click.option("--name", "label", default="", help="Label of the volume [the last part of VOLUME].")
+@click.option(
+    "--quorum",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="How many of three or more admins it takes to remove a member or set a role.",
+)
 @member_name
 @as_json
-def init(volume: str, label: str, member: str, as_json: bool) -> None:
+def init(volume: str, label: str, quorum: int, member: str, as_json: bool) -> None:
     """Create a volume; this computer is its first admin."""
     state = resolve_volume(volume)
-    made = ask_offline(state, "init", {"label": label or state.name, "member": member})
+    arguments: Arguments = {"label": label or state.name, "member": member, "quorum": quorum}
+    made = ask_offline(state, "init", arguments)
     if as_json:
         output.as_json(made)
         return
@@ -168,8 +176,15 @@ def set_role(volume: str, member: str, role: str, as_json: bool) -> None:
     changed = ask(volume, "set-role", {"member": member, "role": role})
     if as_json:
         output.as_json(changed)
+    elif changed["waits"]:
+        _say_proposal(changed["waits"])
     else:
         output.line(f"{changed['name']} is {changed['role']} now")
+
+
+def _say_proposal(what: str) -> None:
+    output.line(f"Proposed to {what}")
+    output.note("It is done as soon as so many admins have run the same command.")
 
 
 @click.command(name="rotate-keys")
@@ -196,5 +211,7 @@ def remove_member(volume: str, member: str, as_json: bool) -> None:
     removed = ask(volume, "remove-member", {"member": member})
     if as_json:
         output.as_json(removed)
+    elif removed["waits"]:
+        _say_proposal(removed["waits"])
     else:
         output.line(f"Removed {removed['name']} ({removed['replica'][:12]})")

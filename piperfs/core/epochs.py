@@ -38,11 +38,17 @@ SECRET_BYTES: Final = 32
 
 
 def found_volume(
-    identity: Identity, entropy: Callable[[int], bytes], now_ns: int, label: str, member_label: str
+    identity: Identity,
+    entropy: Callable[[int], bytes],
+    now_ns: int,
+    label: str,
+    member_label: str,
+    *,
+    quorum: int = 1,
 ) -> tuple[bytes, VolumeId]:
     """Make a volume; returns its genesis record and its id."""
     wraps = make_wraps(entropy(SECRET_BYTES), [identity.public])
-    statement = Genesis(entropy(32), label, identity.public, member_label, wraps)
+    statement = Genesis(entropy(32), label, identity.public, member_label, wraps, quorum)
     raw = author_record(identity, (), now_ns, statement)
     return raw, VolumeId(decode_record(raw)[0])
 

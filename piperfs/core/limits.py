@@ -46,6 +46,7 @@ MEMBERSHIP_RECORD_BYTES_MAX: Final = 256 * KIB
 MEMBERSHIP_PENDING_MAX: Final = 1024
 MEMBERSHIP_PENDING_BYTES_MAX: Final = 4 * MIB
 MEMBERSHIP_RECORDS_MAX: Final = 25_000  # whose ids fit one message
+QUORUM_MAX: Final = 16  # admins who must agree; more would hardly ever meet
 TICKET_CHARS_MAX: Final = 4096
 TICKET_ADDRESSES_MAX: Final = 16
 PAIRING_TRIES_MAX: Final = 3  # of one code, all addresses together

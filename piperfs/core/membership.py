@@ -32,7 +32,8 @@ from piperfs.core.membership_records import (
     renewal_proof_message,
     verify_record,
 )
-from piperfs.core.membership_rules import Counting, MembershipState, Node, count
+from piperfs.core.membership_rules import Counting, MembershipState, count
+from piperfs.core.membership_votes import Node
 
 
 class MembershipGraph:

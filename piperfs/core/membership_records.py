@@ -14,7 +14,12 @@ from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import KEY_BYTES, Identity, PublicKeys, verify, wrap
 from piperfs.core.ids import EpochId, ReplicaId, VolumeId
-from piperfs.core.limits import LABEL_CHARS_MAX, MEMBERSHIP_RECORD_BYTES_MAX, PARENTS_MAX
+from piperfs.core.limits import (
+    LABEL_CHARS_MAX,
+    MEMBERSHIP_RECORD_BYTES_MAX,
+    PARENTS_MAX,
+    QUORUM_MAX,
+)
 
 CONTEXT: Final = b"piperfs membership v1\0"
 JOIN_CONTEXT: Final = b"piperfs join v1\0"
@@ -41,6 +46,7 @@ class Genesis(msgspec.Struct, array_like=True, frozen=True, tag="genesis"):
     keys: PublicKeys
     member_label: str
     wraps: tuple[Wrap, ...]
+    quorum: int = 1  # how many of three or more admins it takes to remove a member or set a role
 
 
 class Invite(msgspec.Struct, array_like=True, frozen=True, tag="invite"):
@@ -188,6 +194,7 @@ def _check(record: Record) -> None:
     if isinstance(statement, Genesis):
         _require(statement.keys.replica == record.author, "the founder signs genesis")
         _require(len(statement.salt) == 32, "the salt has 32 bytes")
+        _require(1 <= statement.quorum <= QUORUM_MAX, "a quorum is a number from 1 to 16")
         _require(len(statement.label) <= LABEL_CHARS_MAX, "a label has at most 100 characters")
     if isinstance(statement, Rotate):
         _require(

@@ -14,6 +14,8 @@
 6. The last admin stays.
 7. A device that goes on under other keys is another member with the name, the seniority and the
    role that the first has by then. A change of role that had not seen it applies to it too.
+8. On a volume that was founded with a quorum, removals and roles need so many votes; see
+   `membership_votes.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +33,6 @@ from piperfs.core.membership_records import (
     Genesis,
     Invite,
     Join,
-    Record,
     RecordId,
     Remove,
     Renew,
@@ -40,26 +41,10 @@ from piperfs.core.membership_records import (
     SetRole,
     epoch_of,
 )
+from piperfs.core.membership_votes import ADMINS_MIN, Node, Proposal, Votes, are_apart, claims_of
 
 WRITING_ROLES: Final = frozenset(("admin", "writer"))
 READING_ROLES: Final = frozenset(("admin", "writer", "reader"))
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A record in its graph. `seen` has one bit for every record that it builds on."""
-
-    identity: RecordId
-    record: Record
-    raw: bytes
-    depth: int
-    bit: int
-    seen: int
-
-    @property
-    def order(self) -> tuple[int, RecordId]:
-        """A total order that all replicas share, in which parents come first."""
-        return self.depth, self.identity
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -98,6 +83,7 @@ class Counting:
     joins: list[Node] = field(default_factory=list)
     open: list[Node] = field(default_factory=list)  # removals that might stand too
     _renewals: list[Node] = field(default_factory=list)
+    votes: Votes = field(default_factory=Votes)
     _grants: dict[ReplicaId, list[tuple[Node, Role | None]]] = field(default_factory=dict)
     _caps: dict[ReplicaId, int] = field(default_factory=dict)
 
@@ -111,7 +97,7 @@ class Counting:
         statement = node.record.statement
         if isinstance(statement, Genesis):
             return None
-        role = self._role_at(node)
+        role = self._role_at(node, node.record.author)
         if role is None:
             return "its author was no member"
         if isinstance(statement, Join):
@@ -120,9 +106,9 @@ class Counting:
             return None
         return None if role == "admin" else f"a {role} has no right to it"
 
-    def _role_at(self, node: Node) -> Role | None:
-        """The role of a record's author by the counting records that it builds on."""
-        for grant, role in reversed(self._grants.get(node.record.author, ())):
+    def _role_at(self, node: Node, who: ReplicaId) -> Role | None:
+        """Somebody's role by the counting records that a record builds on."""
+        for grant, role in reversed(self._grants.get(who, ())):
             if node.seen & grant.bit:
                 return role
         return None
@@ -135,12 +121,13 @@ class Counting:
     def _is_removed_meanwhile(self, node: Node) -> bool:
         """Whether the author was removed by somebody while neither had seen the other's record."""
         removals = self.standing.get(node.record.author, ())
-        return any(_are_apart(removal, node) for removal in removals)
+        return any(are_apart(removal, node) for removal in removals)
 
     def _apply(self, node: Node) -> None:
         statement = node.record.statement
         match statement:
             case Genesis():
+                self.votes.quorum = statement.quorum
                 self._let_in(node, statement.keys, statement.member_label, "admin")
                 self.epochs.append(node)
             case Invite():
@@ -171,7 +158,10 @@ class Counting:
         self.joins.append(node)
         if replica in self.members:
             return
-        self._let_in(node, join.keys, join.label, invitation.invite.role)
+        role = invitation.invite.role
+        if role == "admin" and self._votes_needed(invitation.node, None) > 1:
+            role = "writer"  # admins are made by as many as it takes
+        self._let_in(node, join.keys, join.label, role)
         if invitation.spent_by is None:
             self.invitations[join.invite] = replace(invitation, spent_by=replica)
         else:
@@ -205,13 +195,19 @@ class Counting:
         return member.replica
 
     def _apply_role(self, node: Node, change: SetRole) -> None:
+        cuts = self._cuts(node, change.member)
+        if cuts is not None:
+            self.votes.roles.pop(change.member, None)
+            self._change_role(node, SetRole(change.member, change.role, max(cuts)))
+
+    def _change_role(self, node: Node, change: SetRole) -> None:
         """Also for what the device became meanwhile, which the admin could not know."""
         self._apply_role_to(node, change)
         for renewal in self._renewals:
             statement = renewal.record.statement
             assert isinstance(statement, Renew)
             if renewal.record.author == change.member and not node.seen & renewal.bit:
-                self._apply_role(node, SetRole(statement.keys.replica, change.role))
+                self._change_role(node, SetRole(statement.keys.replica, change.role))
 
     def _apply_role_to(self, node: Node, change: SetRole) -> None:
         member = self.members.get(change.member)
@@ -237,11 +233,42 @@ class Counting:
         member = self.members.get(removal.member)
         if member is None or not (member.removed or self._keeps_an_admin(member, "reader")):
             return
+        cuts = self._cuts(node, member.replica)
+        if cuts is None:
+            return
         if node in self.standing.get(member.replica, ()):
-            self._strike(member.replica, removal.cut)
+            self._strike(member.replica, max(cuts))
             self._grants[member.replica].append((node, None))
         else:
             self.open.append(node)
+
+    def _cuts(self, node: Node, member: ReplicaId) -> list[int] | None:
+        """The cuts of all who voted for the same, or None if they are too few."""
+        statement = node.record.statement
+        assert isinstance(statement, Remove | SetRole)
+        if self.votes.quorum == 1:
+            return [statement.cut]
+        admins = {m.replica for m in self.members.values() if m.role == "admin" and not m.removed}
+        votes = self.votes.cast(node, admins)
+        voters = {self._origin(vote.record.author) for vote in votes}
+        if len(voters) < self._votes_needed(node, member):
+            return None
+        said = (vote.record.statement for vote in votes)
+        return [each.cut for each in said if isinstance(each, Remove | SetRole)]
+
+    def _votes_needed(self, node: Node, about: ReplicaId | None) -> int:
+        """A device that goes on under other keys is one admin all the while."""
+        if self.votes.quorum == 1 or node.record.author == about:
+            return 1  # whoever wants to may go
+        still: set[ReplicaId] = set()
+        lost: set[ReplicaId] = set()
+        for who, grants in self._grants.items():
+            seen = [role for grant, role in grants if node.seen & grant.bit]
+            if seen:
+                (still if seen[-1] == "admin" else lost).add(self._origin(who))
+        claimed = self.votes.claimed_beside(node, about)
+        admins = {self._origin(who) if who in self.members else who for who in claimed}
+        return self.votes.quorum if len(admins - (lost - still)) >= ADMINS_MIN else 1
 
     def _strike(self, replica: ReplicaId, cut: int) -> None:
         member = self.members[replica]
@@ -253,6 +280,9 @@ class Counting:
 
     def extend(self, node: Node) -> None:
         """Take in a record that builds on everything here."""
+        if self.votes.quorum > 1 or isinstance(node.record.statement, Genesis):
+            invited = [invitation.node for invitation in self.invitations.values()]
+            self.votes.claims += claims_of([*invited, node])
         self.add(node)
         while self.open:
             removal = self.open.pop()
@@ -276,14 +306,13 @@ def count(nodes: Iterable[Node]) -> Counting:
 
 def _count(order: Sequence[Node], standing: Standing) -> Counting:
     counting = Counting({member: list(nodes) for member, nodes in standing.items()})
+    if any(
+        isinstance(n.record.statement, Genesis) and n.record.statement.quorum > 1 for n in order[:1]
+    ):
+        counting.votes.claims = claims_of(order)
     for node in order:
         counting.add(node)
     return counting
-
-
-def _are_apart(node: Node, other: Node) -> bool:
-    """Whether neither of two records had seen the other."""
-    return node is not other and not node.seen & other.bit and not other.seen & node.bit
 
 
 def _removed_by(node: Node) -> ReplicaId:
@@ -326,7 +355,7 @@ def _is_harmless(node: Node, order: Sequence[Node], counting: Counting) -> bool:
     member = _removed_by(node)
     if counting.role_beside(node) == "admin":
         return False
-    return not any(_are_apart(node, other) for other in order if other.record.author == member)
+    return not any(are_apart(node, other) for other in order if other.record.author == member)
 
 
 def _beaten_by(node: Node, order: Sequence[Node], counting: Counting) -> set[RecordId]:
@@ -381,12 +410,17 @@ class MembershipState:
     epochs: tuple[EpochId, ...]  # the best to write in first
     is_clean: bool  # nobody but present readers holds the current key
     is_complete: bool  # every present reader holds it
+    proposals: tuple[Proposal, ...] = ()  # what waits for votes of more admins
+    quorum: int = 1
 
     @classmethod
     def of(cls, counting: Counting) -> "MembershipState":
         epochs, is_clean, is_complete = rank_epochs(counting)
         invites = {i: (each.invite, each.spent_by) for i, each in counting.invitations.items()}
-        return cls(dict(counting.members), invites, tuple(epochs), is_clean, is_complete)
+        members, votes = dict(counting.members), counting.votes
+        present = {replica: m.role for replica, m in members.items() if not m.removed}
+        proposals = tuple(votes.proposals(present))
+        return cls(members, invites, tuple(epochs), is_clean, is_complete, proposals, votes.quorum)
 
     @property
     def current(self) -> EpochId:
@@ -397,6 +431,22 @@ class MembershipState:
 
     def present(self) -> list[Member]:
         return [member for member in self.members.values() if not member.removed]
+
+    def proposal(self, member: ReplicaId, role: Role | None) -> Proposal | None:
+        """Who signed so far that a member gets a role, or goes, and waits for others."""
+        same = (each for each in self.proposals if (each.member, each.role) == (member, role))
+        return next(same, None)
+
+    @property
+    def votes_needed(self) -> int:
+        """How many admins must sign a removal or a role now."""
+        admins = {self._origin(each) for each in self.present() if each.role == "admin"}
+        return self.quorum if len(admins) >= ADMINS_MIN else 1
+
+    def _origin(self, member: Member) -> ReplicaId:
+        while member.succeeds is not None:
+            member = self.members[member.succeeds]
+        return member.replica
 
     @property
     def has_store(self) -> bool:

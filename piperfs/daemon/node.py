@@ -21,6 +21,7 @@ from piperfs.core.manifest import node_children
 from piperfs.core.membership import MembershipGraph, graph_of, parents_first
 from piperfs.core.membership_records import RecordId, Remove, Role, SetRole, Statement, record_id
 from piperfs.core.membership_rules import WRITING_ROLES, Member, MembershipState
+from piperfs.core.membership_votes import Proposal
 from piperfs.core.sealing import Keyring
 from piperfs.daemon import forks
 from piperfs.daemon.clock import Clock
@@ -156,6 +157,17 @@ class Node:
         self._keep([record_id(raw)], before)
         return raw
 
+    def check_invite(self, role: Role) -> None:
+        """Raises UserError if one admin may not let somebody in with this role."""
+        self.need_admin()
+        needed = self.graph.state().votes_needed
+        if role == "admin" and needed > 1:
+            raise UserError(
+                f"here it takes {needed} admins to make one: invite a writer, then let {needed} "
+                "of you run piperfs set-role",
+                ExitCode.REFUSED,
+            )
+
     def note_check_words(self, replica: ReplicaId, words: str) -> None:
         """Keep the words that both ends show when a computer joins."""
         self.store.tables.meta.put(CHECK_WORDS + replica, words.encode())
@@ -170,16 +182,17 @@ class Node:
         await self.committer.commit()
 
     def remove_member(self, member: Member) -> None:
-        """Take a member's rights away, and the keys to come. Raises UserError."""
+        """Take a member's rights away, and the keys to come, or propose it. Raises UserError."""
         self._keep_an_admin(member)
         if member.removed:
             raise UserError(f"{member.label} was removed already", ExitCode.REFUSED)
-        cut = self.store.highest_seq_of(member.replica)
-        self.author(Remove(member.replica, cut))
-        self.rotate()
+        if not self._has_signed(member, None):
+            self.author(Remove(member.replica, self.store.highest_seq_of(member.replica)))
+        if not self.graph.state().may_connect(member.replica) and self.role == "admin":
+            self.rotate()
 
     def set_role(self, member: Member, role: Role) -> None:
-        """Change what a member may do. Raises UserError."""
+        """Change what a member may do, or propose it. Raises UserError."""
         if role != "admin":
             self._keep_an_admin(member)
         if member.removed:
@@ -190,7 +203,21 @@ class Node:
                 "remove it and invite it anew",
                 ExitCode.REFUSED,
             )
-        self.author(SetRole(member.replica, role, self.store.highest_seq_of(member.replica)))
+        if not self._has_signed(member, role):
+            self.author(SetRole(member.replica, role, self.store.highest_seq_of(member.replica)))
+
+    def _has_signed(self, member: Member, role: Role | None) -> bool:
+        """Whether this admin did before, and waits for others."""
+        proposal = self.graph.state().proposal(member.replica, role)
+        return proposal is not None and self.store.replica in proposal.signed_by
+
+    def describe(self, proposal: Proposal) -> str:
+        """What somebody proposes, for a person."""
+        state = self.graph.state()
+        deed = "remove" if proposal.role is None else f"make {proposal.role}"
+        signed = ", ".join(self.name_of(who) for who in proposal.signed_by)
+        name, needed = self.name_of(proposal.member), state.votes_needed
+        return f"{deed} {name}: signed by {signed}, of {needed} admins that it takes"
 
     def _keep_an_admin(self, member: Member) -> None:
         admins = [m for m in self.graph.state().present() if m.role == "admin"]
@@ -274,6 +301,8 @@ class Node:
             found["space"] = "the disk is full: writing fails, deleting works; make room on it"
         found.update(forks.health(self))
         state = self.graph.state()
+        if state.proposals:
+            found["proposals"] = "; ".join(self.describe(each) for each in state.proposals)
         if not state.is_clean:
             found["keys"] = (
                 "somebody outside knows the current key; an admin's daemon makes a new one when it "
@@ -304,14 +333,14 @@ def use_keys(keyring: Keyring, graph: MembershipGraph, identity: Identity) -> No
     keyring.pads = state.has_store
 
 
-def create(path: Path, label: str, member: str, clock: Clock) -> Node:
+def create(path: Path, label: str, member: str, clock: Clock, *, quorum: int = 1) -> Node:
     """Make a new volume, whose first admin this computer is. Raises UserError."""
     state = StateDirectory.create(path)
     try:
         identity = generate(clock.entropy)
         name = member or default_member_name()
         now = clock.now_ns()
-        raw, volume = epochs.found_volume(identity, clock.entropy, now, label, name)
+        raw, volume = epochs.found_volume(identity, clock.entropy, now, label, name, quorum=quorum)
         secrets = Secrets(identity.secrets, clock.entropy(32))
         protection = write_keys(state.keys, secrets, clock.entropy)
         node = assemble(state, label, secrets, protection, graph_of(volume, [raw]), clock)

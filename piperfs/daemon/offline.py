@@ -13,7 +13,7 @@ from piperfs.daemon import joining, locking
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.node import Node, create, open_node
 from piperfs.daemon.report import samples
-from piperfs.daemon.verbs import NAMES, Verbs, text
+from piperfs.daemon.verbs import NAMES, Verbs, number, text
 from piperfs.obs.metrics import Metrics
 
 
@@ -22,7 +22,9 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
     opened: list[Node] = []
 
     async def init(request: Request, _progress: Progress) -> Any:
-        node = create(state, text(request, "label"), text(request, "member"), clock)
+        label, member = text(request, "label"), text(request, "member")
+        quorum = int(number(request, "quorum", 1))
+        node = create(state, label, member, clock, quorum=quorum)
         opened.append(node)
         return describe(node)
 

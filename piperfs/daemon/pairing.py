@@ -34,7 +34,7 @@ CLOSED = {
 
 async def pair(node: Node, role: Role, seconds: float, progress: Progress) -> Joined:
     """Open a window, report its code first, and wait for whom it lets in. Raises UserError."""
-    node.need_admin()
+    node.check_invite(role)
     if node.replicator is None:
         raise UserError("nobody could reach this computer: mount or serve the volume first")
     if not 0 < seconds <= PAIRING_S_MAX:

@@ -81,6 +81,7 @@ def _origin(found: Found) -> tuple[ReplicaId, int]:
 
 def members(node: Node) -> list[MemberFacts]:
     """Everybody who was ever let in."""
+    proposals = node.graph.state().proposals
     return [
         MemberFacts(
             replica=member.replica.hex(),
@@ -90,6 +91,9 @@ def members(node: Node) -> list[MemberFacts]:
             here=member.replica == node.store.replica,
             removed=member.removed,
             check_words=node.check_words(member.replica),
+            proposals=tuple(
+                node.describe(each) for each in proposals if each.member == member.replica
+            ),
             forked_at=node.store.forks.known.get(member.replica),
             held=sum(1 for _ in node.store.forks.held(member.replica)),
             succeeds=_hex(member.succeeds),

@@ -14,6 +14,7 @@ from piperfs.control.server import Progress, Verb
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.limits import PAIRING_S_MAX
 from piperfs.core.membership_records import Role, record_id
+from piperfs.core.membership_rules import Member
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
 from piperfs.daemon import pairing, repairing, report, versions
 from piperfs.daemon.node import ADDRESSES, Node
@@ -100,6 +101,7 @@ class Verbs:
 
     async def invite(self, request: Request, _progress: Progress) -> Any:
         node = self._node
+        node.check_invite(role(request))
         expires = node.clock.now_ns() + int(number(request, "expires_s", 86400) * SECOND_NS)
         invite, secret = make_invite(node.clock.entropy, role(request), expires)
         raw = node.author(invite)
@@ -125,13 +127,19 @@ class Verbs:
         member = self._node.find_member(text(request, "member"))
         self._node.remove_member(member)
         await self._commit()
-        return {"name": member.label, "replica": member.replica.hex()}
+        return self._outcome(member, None) | {"replica": member.replica.hex()}
 
     async def set_role(self, request: Request, _progress: Progress) -> Any:
         member = self._node.find_member(text(request, "member"))
         self._node.set_role(member, role(request))
         await self._commit()
-        return {"name": member.label, "role": role(request)}
+        return self._outcome(member, role(request)) | {"role": role(request)}
+
+    def _outcome(self, member: Member, role: Role | None) -> dict[str, str | None]:
+        """Whether what was signed is so, or waits for other admins."""
+        proposal = self._node.graph.state().proposal(member.replica, role)
+        waits = None if proposal is None else self._node.describe(proposal)
+        return {"name": member.label, "waits": waits}
 
     async def rotate_keys(self, _request: Request, _progress: Progress) -> Any:
         self._node.rotate()

@@ -39,6 +39,7 @@ class MemberFacts(Facts, frozen=True, kw_only=True):
     forked_at: int | None = None  # it signed two operations under this number; later ones are held
     held: int = 0  # how many operations of it are held here
     succeeds: str | None = None  # the id that this computer had before its state was copied
+    proposals: tuple[str, ...] = ()  # what some admins have signed about it, and others have not
 
 
 class ConflictFacts(Facts, frozen=True, kw_only=True):

@@ -20,11 +20,13 @@ NOW = 1_700_000_000 * 10**9
 class Device:
     """A member with its own copy of the graph."""
 
-    def __init__(self, name, volume=None, records=()):
+    def __init__(self, name, volume=None, records=(), quorum=1):
         self.name = name
         self.identity = identity.generate(os.urandom)
         if volume is None:
-            raw, volume = epochs.found_volume(self.identity, os.urandom, NOW, "v", name)
+            raw, volume = epochs.found_volume(
+                self.identity, os.urandom, NOW, "v", name, quorum=quorum
+            )
             records = (raw,)
         self.graph = MembershipGraph(volume)
         self.learn(records)
@@ -288,6 +290,120 @@ def test_a_removal_that_was_overruled_does_not_silence_for_ever():
         late.add(raw)
     assert ben.role_of(dora) == "writer"
     assert late.state() == ben.graph.state()
+
+
+def admins_of_three(quorum=2):
+    """Three admins, and a writer, of a volume where two must agree."""
+    anna = Device("anna", quorum=quorum)
+    ben, carl, dora = anna.admit("ben", "admin"), anna.admit("carl", "admin"), anna.admit("dora")
+    share(anna, ben, carl, dora)
+    return anna, ben, carl, dora
+
+
+def set_role(who, whom, role, cut=10):
+    who.author(SetRole(whom.identity.replica, role, cut))
+
+
+def test_a_removal_waits_until_enough_admins_have_signed():
+    anna, ben, _, dora = admins_of_three()
+    anna.remove(dora, cut=5)
+    anna.remove(dora, cut=4)
+    (proposal,) = anna.graph.state().proposals
+    assert proposal == (dora.identity.replica, None, (anna.identity.replica,))
+    assert anna.role_of(dora) == "writer"
+    share(anna, ben)
+    ben.remove(dora, cut=3)
+    assert ben.role_of(dora) is None
+    assert ben.graph.state().members[dora.identity.replica].counts_until == 4
+    assert ben.graph.state().proposals == ()
+
+
+def test_two_admins_remove_the_third_who_cannot_remove_one_alone():
+    anna, ben, carl, dora = admins_of_three()
+    carl.remove(anna)
+    anna.remove(carl)
+    ben.remove(carl)
+    share(anna, ben, carl)
+    assert [anna.role_of(who) for who in (anna, ben, carl)] == ["admin", "admin", None]
+    ben.remove(dora)  # two are left, and each acts alone
+    assert ben.role_of(dora) is None
+
+
+def test_votes_for_different_roles_are_different_and_a_decision_clears_them():
+    anna, ben, carl, dora = admins_of_three()
+    set_role(anna, dora, "reader")
+    share(anna, ben, carl)
+    set_role(ben, dora, "admin")
+    share(anna, ben, carl)
+    assert ben.role_of(dora) == "writer"
+    assert len(ben.graph.state().proposals) == 2
+    set_role(carl, dora, "admin")
+    share(anna, ben, carl)
+    assert carl.role_of(dora) == "admin"
+    assert carl.graph.state().proposals == ()
+    set_role(ben, dora, "reader")
+    assert ben.role_of(dora) == "admin"
+
+
+def test_a_device_under_other_keys_has_one_vote_and_counts_as_one_admin():
+    anna, ben, carl, dora = admins_of_three()
+    twin = anna.renew()
+    share(anna, twin, ben)
+    anna.remove(carl)
+    share(anna, twin)
+    twin.remove(carl)
+    assert twin.role_of(carl) == "admin"
+    share(twin, ben)
+    ben.remove(carl)
+    share(ben, anna, twin)
+    assert ben.role_of(carl) is None
+    assert ben.graph.state().votes_needed == 1
+    set_role(twin, dora, "reader")
+    assert twin.role_of(dora) == "reader"
+
+
+def test_an_admin_may_always_leave():
+    _, ben, carl, _ = admins_of_three()
+    ben.remove(ben)
+    set_role(carl, carl, "reader")
+    assert (ben.role_of(ben), carl.role_of(carl)) == (None, "reader")
+
+
+def test_one_admin_lets_no_further_admin_in():
+    anna, _, _, _ = admins_of_three()
+    eric = anna.admit("eric", "admin")
+    assert anna.role_of(eric) == "writer"
+
+
+def test_nobody_gets_around_the_others_by_forgetting_them():
+    """A removal that is signed as if it were before the others came needs their votes too."""
+    anna = Device("anna", quorum=2)
+    ben = anna.admit("ben", "admin")
+    before = anna.fork()
+    carl = anna.admit("carl", "admin")
+    share(anna, ben, carl)
+    before.remove(ben)
+    share(before, anna, ben, carl)
+    assert anna.role_of(ben) == "admin"
+    assert len(anna.graph.state().proposals) == 1
+
+
+def test_whom_a_removal_is_about_cannot_hide_behind_admins_of_his_own():
+    """Two admins act alone; one of them makes more while the other removes him."""
+    anna = Device("anna", quorum=2)
+    ben = anna.admit("ben", "admin")
+    share(anna, ben)
+    for puppet in ("x", "y"):
+        ben.admit(puppet, "admin")
+    anna.remove(ben)
+    share(anna, ben)
+    assert anna.role_of(ben) is None
+
+
+def test_a_quorum_is_a_small_number():
+    for quorum in (0, 17):
+        with pytest.raises(PeerError, match="quorum"):
+            Device("anna", quorum=quorum)
 
 
 def test_whoever_is_removed_meanwhile_cannot_strike_back_through_others():

@@ -133,9 +133,9 @@ def record_of(size: int) -> None:
     decode_record(raw)
 
 
-def label_of(size: int) -> None:
+def label_of(size: int, quorum: int = 1) -> None:
     keys = PublicKeys(bytes(32), bytes(32))
-    statement = Genesis(bytes(32), "x" * size, keys, "x" * size, ())
+    statement = Genesis(bytes(32), "x" * size, keys, "x" * size, (), quorum)
     decode_record(pack(SignedRecord(pack(Record((), keys.replica, 0, statement)), bytes(64))))
 
 
@@ -226,6 +226,7 @@ BOTH: dict[str, tuple[Callable[[int], object], ...]] = {
     "MEMBERSHIP_RECORD_BYTES_MAX": (record_of,),
     "LABEL_CHARS_MAX": (label_of,),
     "PARENTS_MAX": (parents_of,),
+    "QUORUM_MAX": (lambda n: label_of(1, quorum=n),),
     "TICKET_ADDRESSES_MAX": (ticket_of,),
     "FRAME_BYTES_MAX": (lambda n: frame(n, trusted=True),),
     "PREAUTH_FRAME_BYTES_MAX": (lambda n: frame(n, trusted=False),),

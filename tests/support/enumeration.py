@@ -28,7 +28,8 @@ from blake3 import blake3
 
 from piperfs.core import membership_rules as rules
 from piperfs.core.membership_records import Record, Remove, SetRole, Statement
-from piperfs.core.membership_rules import WRITING_ROLES, Counting, Node, count
+from piperfs.core.membership_rules import WRITING_ROLES, Counting, count
+from piperfs.core.membership_votes import Node, claims_of
 from tests.support.graphs import ADMINS, World
 
 BASE_BIT: Final = 64  # where the bits of records beyond the founding ones begin
@@ -75,6 +76,8 @@ class Enumeration:
     def _count(self, order: Sequence[Node], standing: rules.Standing) -> Counting:
         counting = copy(self.base)
         counting.standing = {member: list(nodes) for member, nodes in standing.items()}
+        if counting.votes.quorum > 1:
+            counting.votes.claims += claims_of(order)
         for node in order:
             counting.add(node)
         return counting
@@ -190,6 +193,13 @@ def copy(counting: Counting) -> Counting:
         epochs=list(counting.epochs),
         joins=list(counting.joins),
         open=list(counting.open),
+        votes=replace(
+            counting.votes,
+            claims=list(counting.votes.claims),
+            removals={who: dict(box) for who, box in counting.votes.removals.items()},
+            roles={who: dict(box) for who, box in counting.votes.roles.items()},
+        ),
+        _renewals=list(counting._renewals),
         _grants={member: list(grants) for member, grants in counting._grants.items()},
         _caps=dict(counting._caps),
     )
@@ -200,7 +210,10 @@ def facts(counting: Counting) -> tuple[object, ...]:
 
     Which removals stand matters for records apart from them; one on top of all is apart from none.
     """
-    return counting.members, counting._grants, counting._caps, counting.open
+    votes = counting.votes
+    claims = {claim.node.identity for claim in votes.claims}
+    said = (votes.removals, votes.roles, claims)
+    return counting.members, counting._grants, counting._caps, counting.open, said
 
 
 def check_sanity(counting: Counting) -> None:

@@ -42,9 +42,9 @@ class World:
         return self.people[:ADMINS]
 
 
-def make_world() -> World:
+def make_world(quorum: int = 1) -> World:
     founder = identity.generate(os.urandom)
-    raw, volume = epochs.found_volume(founder, os.urandom, NOW, "v", "0")
+    raw, volume = epochs.found_volume(founder, os.urandom, NOW, "v", "0", quorum=quorum)
     graph = MembershipGraph(volume)
     graph.add(raw)
     people = [founder]
