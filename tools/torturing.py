@@ -5,7 +5,9 @@ be seen after each; a difference is shrunk to the calls that matter. `data` chan
 file through every door there is, and compares them with a model. `stress` lets four processes do
 anything at once, and compares the tree before and after a remount. `protocol` sends arbitrary
 requests to the adapter that speaks the kernel protocol, `arguments` calls every operation of the
-file system with arbitrary arguments; these two need no mount.
+file system with arbitrary arguments; these two need no mount. `directory` fills one directory with
+a million entries, or as many as asked for, lists it while others change it, and removes it; it
+prints what each step costs.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import trio  # noqa: E402 - the path comes first
 
 from tests.support import differential, protocol_fuzz, stress  # noqa: E402
 from tests.support.arguments_fuzz import ArgumentsFuzz  # noqa: E402
+from tests.support.big_directory import HEAD, BigDirectory  # noqa: E402
 from tests.support.computers import Computer  # noqa: E402
 from tests.support.data_torture import LARGE, SMALL, DataTorture  # noqa: E402
 from tests.support.volumes import Replica, replicas  # noqa: E402
@@ -47,6 +50,7 @@ class Job:
     steps: int
     replay: bool
     keep_going: bool
+    entries: int
 
 
 def main() -> None:
@@ -77,6 +81,7 @@ def _parse() -> Job:
     parser.add_argument("--steps", type=int, default=300, help="calls of one sequence (300)")
     parser.add_argument("--replay", action="store_true", help="only this seed, once")
     parser.add_argument("--keep-going", action="store_true", help="do not end at a difference")
+    parser.add_argument("--entries", type=int, default=10**6, help="of the directory (1000000)")
     return Job(**vars(parser.parse_args()))
 
 
@@ -171,6 +176,21 @@ def torture_stress(job: Job, _right: Path, replica: Replica) -> int:
     return 0
 
 
+def torture_directory(job: Job, _right: Path, replica: Replica) -> int:
+    """One directory with very many entries, and what each step on it costs."""
+    print(f"{job.entries} entries on {job.driver}\n{HEAD}", flush=True)
+    options = f"{OPTIONS},driver={job.driver}"
+    directory = BigDirectory(
+        replica, job.entries, options, lambda stage: print(stage.line(), flush=True)
+    )
+    try:
+        directory.run()
+    except AssertionError as fault:
+        print(fault)
+        return 1
+    return 0
+
+
 def _different(before: dict[str, object], after: dict[str, object]) -> str:
     keys = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
     lines = [f"{key}: {before.get(key)} became {after.get(key)}" for key in sorted(keys)[:5]]
@@ -225,6 +245,7 @@ MODES: dict[str, Callable[[Job, Path, Replica], int]] = {
     "calls": torture_calls,
     "data": torture_data,
     "stress": torture_stress,
+    "directory": torture_directory,
 }
 UNMOUNTED: dict[str, Callable[[Job], int]] = {
     "protocol": fuzz_protocol,

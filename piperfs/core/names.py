@@ -15,6 +15,7 @@ from piperfs.core.ids import InodeId, LinkId, ReplicaId, is_directory, short
 from piperfs.core.limits import NAME_BYTES_MAX
 
 DOUBLE_SUFFIXES = (b".tar",)
+CONFLICT_MARK = b".conflict-"  # in every name that is worked out here
 TAG_LENGTHS = (4, 8, 16, 32)
 
 
@@ -94,7 +95,8 @@ def conflict_name(loser: Loser, tag_length: int) -> bytes:
     """`<stem>.conflict-<YYYYMMDD>-<author6>-<tag><ext>`, cut to fit 255 bytes."""
     stem, extension = split_extension(loser.name)
     day = _utc_day(loser.hlc)
-    middle = f".conflict-{day}-{short(loser.replica)}-{_tag(loser)[:tag_length]}".encode()
+    middle = f"{day}-{short(loser.replica)}-{_tag(loser)[:tag_length]}".encode()
+    middle = CONFLICT_MARK + middle
     room = NAME_BYTES_MAX - len(middle)
     extension = extension if len(extension) <= room // 2 else b""
     return _cut(stem, room - len(extension)) + middle + extension

@@ -7,42 +7,55 @@ as the largest thing it ever did.
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from piperfs.core.limits import MIB
 
 LOOK_S: Final = 2
-RESIDENT_BYTES_MAX: Final = 160 * MIB  # below this there is nothing worth giving back
-MAPPED_BYTES_MAX: Final = 32 * MIB
+MAPPED_BYTES_MAX: Final = 128 * MIB
+GROWN_BYTES_MIN: Final = 16 * MIB  # since memory was last given back; less is not worth the walk
+LOOKS_MAX: Final = 30  # after so many, memory is given back however little it grew
 MADV_DONTNEED: Final = 4
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 async def run(store: Path) -> None:
-    """Look every now and then, for ever."""
+    """Look every now and then, for ever; what is given back is given back beside the loop."""
+    kept, looks = resident_bytes().own, 0
     while True:
         await trio.sleep(LOOK_S)
-        if resident_bytes() > RESIDENT_BYTES_MAX:
-            release_mapped_pages(store)
-            release_freed_memory()
+        found, looks = resident_bytes(), looks + 1
+        if found.mapped > MAPPED_BYTES_MAX:
+            await trio.to_thread.run_sync(release_mapped_pages, store)
+        if found.own > kept + GROWN_BYTES_MIN or looks >= LOOKS_MAX:
+            await trio.to_thread.run_sync(release_freed_memory)
+            kept, looks = resident_bytes().own, 0
 
 
-def resident_bytes() -> int:
-    """What of this process is in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+class Resident(NamedTuple):
+    """What of this process is in memory, in bytes."""
+
+    own: int
+    mapped: int  # from files, nearly all of it the store's
+
+
+def resident_bytes() -> Resident:
+    """Ask the kernel."""
+    _, resident, mapped, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return Resident((resident - mapped) * mmap.PAGESIZE, mapped * mmap.PAGESIZE)
 
 
 def release_mapped_pages(store: Path) -> None:
-    """Take the store's mapped pages out of this process when they are many.
+    """Take the store's mapped pages out of this process.
 
     They stay in the page cache, which the kernel shrinks as it likes.
     """
-    for start, end, resident in _mappings(str(store / "data.mdb")):
-        if resident > MAPPED_BYTES_MAX:
-            LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+    for start, end in _mappings(str(store / "data.mdb")):
+        LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
 
 
 def release_freed_memory() -> None:
@@ -51,15 +64,9 @@ def release_freed_memory() -> None:
         LIBC.malloc_trim(0)
 
 
-def _mappings(path: str) -> list[tuple[int, int, int]]:
-    """Start, end and resident bytes of the mappings of one file."""
-    found = []
-    current: tuple[int, int] | None = None
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first, _, rest = line.partition(" ")
-        if "-" in first and not first.endswith(":"):
-            low, _, high = first.partition("-")
-            current = (int(low, 16), int(high, 16)) if rest.endswith(path) else None
-        elif current is not None and first == "Rss:":
-            found.append((*current, int(rest.split()[0]) * 1024))
-    return found
+def _mappings(path: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the mappings of one file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(path):
+            low, _, high = line.partition(" ")[0].partition("-")
+            yield int(low, 16), int(high, 16)

@@ -4,6 +4,7 @@ from piperfs.core.errors import FsError
 from piperfs.core.ids import HIDDEN, ORPHANS, InodeId
 from piperfs.fs.api import ROOT_INO, DirectoryEntry
 from piperfs.fs.attributes import Attributes, type_bits
+from piperfs.fs.files import Handle
 from piperfs.fs.inodes import Inodes, Node
 from piperfs.fs.namespace import Namespace
 from piperfs.store.store import Store
@@ -23,15 +24,18 @@ class Listings:
         self._names = names
         self._attributes = attributes
 
-    def after(self, node: Node, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
+    def after(self, handle: Handle, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
         """Up to `count` entries beyond a cookie, `.` and `..` first."""
+        node = handle.node
         if node.anonymous is not None or not 0 <= cookie <= COOKIE_MAX:
             return []
         entries = [] if cookie >= DOT_DOT else self._dots(node)[cookie:]
         if node.inode == HIDDEN:
             here = [] if cookie > DOT_DOT else [self._orphans(plus=plus)]
             return [*entries, *here]
-        listed = self._store.list_directory(node.inode, cookie, count)
+        if handle.copies is None or cookie < DOT_DOT:  # it begins, perhaps anew
+            handle.copies = self._store.list_copies(node.inode)
+        listed = self._store.list_directory(node.inode, cookie, count, handle.copies)
         for position, name, inode in listed:
             if plus:
                 entries += self._with_attributes(node, name, position)

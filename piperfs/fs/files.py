@@ -27,6 +27,7 @@ from piperfs.fs.missing import MissingChunks
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.working_copy import WorkingCopy
 from piperfs.store.change import Change, Pin, PutContent
+from piperfs.store.directory import Listed
 from piperfs.store.store import Store
 
 VIEWED_PIECES_MAX: Final = 100_000  # of versions whose contents are kept between requests
@@ -60,6 +61,7 @@ class Handle:
     writes: bool
     reads: bool = True
     told: Exception | None = None  # the failure of the disk that its owner has heard of
+    copies: list[Listed] | None = None  # conflict copies that a listing shows
 
 
 @dataclass(frozen=True, slots=True)

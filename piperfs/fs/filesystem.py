@@ -466,8 +466,7 @@ class Filesystem:
 
     def readdir(self, fh: int, cookie: int, *, plus: bool, count: int) -> list[DirectoryEntry]:
         """Up to `count` entries after a cookie; with `plus` each counts a lookup."""
-        node = self._files.handle(fh).node
-        return self._listings.after(node, cookie, plus=plus, count=count)
+        return self._listings.after(self._files.handle(fh), cookie, plus=plus, count=count)
 
     def releasedir(self, fh: int) -> None:
         self._files.close(fh)

@@ -5,6 +5,7 @@ border of a chunk before it until the new borders meet old ones again. The work 
 snapshot, in a thread if it is large, and has no effect until `finish` on the loop thread.
 """
 
+from collections import deque
 from typing import Final
 
 from piperfs.core.chunking import cut
@@ -17,6 +18,7 @@ from piperfs.fs.working_copy import Snapshot
 from piperfs.store import codec
 from piperfs.store.chunks import ChunkStore
 
+REMEMBERED_MAX: Final = 4  # chunks of one flush; who writes again soon writes there again
 BATCH_BYTES: Final = 4 * MIB  # cut at a time; bounds the memory of a flush
 
 
@@ -30,12 +32,16 @@ class Flush:
         self._chunks = chunks
         self._new: list[tuple[ChunkId, bytes, bytes]] = []  # id, sealed, digest
         self._reused: set[ChunkId] = set()
+        self._replaced: set[ChunkId] = set()
+        self._last: deque[tuple[ChunkId, bytes]] = deque(maxlen=REMEMBERED_MAX)
         self._deduplicate = True
         self.extents: list[Extent] = []
 
     def execute(self) -> None:
         """Cut and seal. Raises MissingChunks if a chunk that was partly overwritten is absent."""
         self._new, self._reused, self.extents = [], set(), []
+        self._replaced.clear()
+        self._last.clear()
         index = 0
         while index < len(self._pieces):
             piece = self._pieces[index]
@@ -57,6 +63,9 @@ class Flush:
         for chunk, sealed, digest in self._new:
             self._chunks.put(chunk, sealed)
             self._chunks.remember_digest(digest, chunk)
+        self._reader.forget(self._replaced)
+        for chunk, plain in self._last:
+            self._reader.remember(chunk, plain)
         return self.extents
 
     def _ends_run(self, index: int) -> bool:
@@ -104,6 +113,8 @@ class Flush:
             if whole:
                 clean[len(buffer)] = index
             buffer += piece_bytes(piece, self._reader.plain_anywhere)
+            if isinstance(piece.source, Extent) and piece.source.chunk is not None:
+                self._replaced.add(piece.source.chunk)
             index += 1
             if whole or len(buffer) >= limit:
                 break
@@ -117,5 +128,6 @@ class Flush:
             self.extents.append(Extent(len(plain), known))
             return
         chunk, sealed = self._reader.keyring.seal_chunk(codec.encode(plain))
+        self._last.append((chunk, plain))
         self._new.append((chunk, sealed, digest))
         self.extents.append(Extent(len(plain), chunk))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from piperfs.core.errors import ErrorKind, FsError
@@ -41,9 +42,11 @@ class Anonymous:
     linkable: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """One inode the kernel knows."""
+class Node(msgspec.Struct, eq=False, gc=False):
+    """One inode the kernel knows.
+
+    There may be millions, and they are in no cycle, so the garbage collector never looks at them.
+    """
 
     ino: int
     inode: InodeId
@@ -56,15 +59,19 @@ class Node:
 
 
 class Inodes:
-    """All inodes that the kernel knows, by number and by id."""
+    """All inodes that the kernel knows, by number and by id.
+
+    The id leads to the number, and the number to the entry; only entries that have another number
+    than their id says are found by the id itself.
+    """
 
     def __init__(self, store: Store, entropy: Callable[[int], bytes]) -> None:
         self._store = store
         self._entropy = entropy
         self._by_ino: dict[int, Node] = {}
-        self._by_inode: dict[InodeId, Node] = {}
+        self._elsewhere: dict[InodeId, Node] = {}
         root = Node(ROOT_INO, store.root, lookups=1)
-        self._by_ino[ROOT_INO] = self._by_inode[store.root] = root
+        self._by_ino[ROOT_INO] = self._elsewhere[store.root] = root
 
     def get(self, ino: int) -> Node:
         """Raises FsError (stale) for a number that was never given out."""
@@ -79,7 +86,10 @@ class Inodes:
 
     def find(self, inode: InodeId) -> Node | None:
         """The entry of an inode, if the kernel knows it."""
-        return self._by_inode.get(inode)
+        node = self._by_ino.get(_derive(inode))
+        if node is not None and node.inode == inode and node.anonymous is None:
+            return node
+        return self._elsewhere.get(inode)
 
     def number(self, inode: InodeId) -> int:
         """The kernel number of an inode, whether the kernel knows it or not.
@@ -87,30 +97,35 @@ class Inodes:
         A listing and a lookup must give the same one, so a number that is taken, by a file that was
         replaced or is open without a name, is decided on here.
         """
-        node = self._by_inode.get(inode)
+        node = self.find(inode)
         if node is not None:
             return node.ino
         if inode == self._store.root:
             return ROOT_INO
-        number = self._store.local(inode).ino or self._derive(inode)
+        number = self._store.local(inode).ino or _derive(inode)
         if number in self._by_ino:
             number = self.fresh_number()
             self.write_down(inode, number)
         return number
 
-    def _derive(self, inode: InodeId) -> int:
-        number = int.from_bytes(inode[1:9], "big") & INO_MASK
-        return number if number > ROOT_INO else number + 2
-
     def open(self, inode: InodeId, version: Found | None = None) -> Node:
         """The entry of an inode, made if there is none; does not count a lookup."""
-        node = self._by_inode.get(inode)
+        node = self.find(inode)
         if node is None:
-            number = self.number(inode)
-            node = Node(number, inode)
-            self._by_ino[number] = self._by_inode[inode] = node
+            node = Node(self.number(inode), inode)
+            self._by_ino[node.ino] = node
+            self._enter(node)
         node.version = version
         return node
+
+    def _enter(self, node: Node) -> None:
+        """Let the entry be found by its inode."""
+        if node.ino != _derive(node.inode):
+            self._elsewhere[node.inode] = node
+
+    def _leave(self, node: Node) -> None:
+        if self._elsewhere.get(node.inode) is node:
+            del self._elsewhere[node.inode]
 
     def fresh_number(self) -> int:
         """A number that nothing uses."""
@@ -135,22 +150,19 @@ class Inodes:
         if node.lookups or node.handles:
             return None
         self._by_ino.pop(node.ino, None)
-        if self._by_inode.get(node.inode) is node:
-            del self._by_inode[node.inode]
+        self._leave(node)
         return node
 
     def detach(self, node: Node, anonymous: Anonymous) -> None:
         """The inode's last name is gone: the number now stands for what is in memory."""
         node.anonymous = anonymous
-        if self._by_inode.get(node.inode) is node:
-            del self._by_inode[node.inode]
+        self._leave(node)
 
     def attach(self, node: Node, inode: InodeId) -> None:
         """The number now stands for another inode, which has no entry."""
-        if self._by_inode.get(node.inode) is node:
-            del self._by_inode[node.inode]
+        self._leave(node)
         node.inode, node.anonymous, node.version = inode, None, None
-        self._by_inode[inode] = node
+        self._enter(node)
 
     def named(self) -> list[Node]:
         """Every inode that the kernel knows and that has a name."""
@@ -162,3 +174,8 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._by_ino)
+
+
+def _derive(inode: InodeId) -> int:
+    number = int.from_bytes(inode[1:9], "big") & INO_MASK
+    return number if number > ROOT_INO else number + 2

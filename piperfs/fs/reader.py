@@ -69,6 +69,11 @@ class ChunkReader:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= len(dropped)
 
+    def forget(self, chunks: Iterable[ChunkId]) -> None:
+        """Plain bytes that nobody is likely to ask for again."""
+        for chunk in chunks:
+            self._cached_bytes -= len(self._cache.pop(chunk, b""))
+
     def require(self, chunks: Iterable[ChunkId]) -> None:
         """Raise MissingChunks with all of `chunks` that are not here."""
         missing = self.absent(chunks)

@@ -34,10 +34,21 @@ class Cells:
         self._digest_key = blake3(local_key, derive_key_context="piperfs store dedup v1").digest()
         self._entropy = entropy
 
-    def seal(self, place: bytes, plain: bytes) -> bytes:
-        """Seal a value; `place` (table and key) must be the same when it is opened."""
-        nonce = self._entropy(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, place)
+    def sealer(self, count: int) -> Callable[[bytes, bytes], bytes]:
+        """A function that seals up to `count` values at once, as one commit does.
+
+        It is given a place (table and key), which must be the same when the value is opened, and
+        the value. Their nonces are drawn together, since asking the kernel for each costs as much
+        as sealing.
+        """
+        drawn, encrypt = self._entropy(NONCE_BYTES * count), self._cipher.encrypt
+        nonces = (drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES))
+
+        def seal(place: bytes, plain: bytes) -> bytes:
+            nonce = next(nonces)
+            return nonce + encrypt(nonce, plain, place)
+
+        return seal
 
     def open(self, place: bytes, cell: bytes) -> bytes:
         """Open a cell. Raises StoreError if a bit of it, or of its key, is not as written."""

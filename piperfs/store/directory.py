@@ -5,19 +5,23 @@ names of conflict copies are not stored but computed for directories that have d
 `Index.disputes` knows, so that the ordinary lookup is a single read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import groupby, islice
+from typing import TypeAlias
 
 import msgspec
 
 from piperfs.core import resolve
 from piperfs.core.ids import InodeId, is_directory
-from piperfs.core.names import Entry, Group, Loser, arrange, copy_inode, name_losers
+from piperfs.core.names import CONFLICT_MARK, Entry, Group, Loser, arrange, copy_inode, name_losers
 from piperfs.core.record import ContentHead
 from piperfs.store.index import Index
 from piperfs.store.records import Records
 from piperfs.store.rows import Place
 from piperfs.store.schema import Tables, after
 
+Listed: TypeAlias = tuple[int, bytes, InodeId]  # cookie, name, inode id
 COOKIE_FIRST = 3  # 0 is the start of a directory, 1 and 2 are `.` and `..`
 
 
@@ -75,6 +79,8 @@ class Directories:
             return Found(inode, name, place=row.links[0] if row and row.links else None)
         if group.primary is not None:
             return _found(group.primary, name)
+        if CONFLICT_MARK not in name:
+            return None
         if len(members) > 1 or directory in self._index.disputes.names:
             return self.conflict_entries(members).get(name)
         return None
@@ -84,31 +90,46 @@ class Directories:
         return self._arranged(self.members(directory), name)
 
     def list_directory(
-        self, directory: InodeId, after_cookie: int, limit: int
-    ) -> list[tuple[int, bytes, InodeId]]:
-        """Up to `limit` entries beyond a cookie: (cookie, name, inode id) in cookie order.
+        self,
+        directory: InodeId,
+        after_cookie: int,
+        limit: int,
+        copies: Sequence[Listed] | None = None,
+    ) -> list[Listed]:
+        """Up to `limit` entries beyond a cookie, in the order of cookies.
 
         A cookie is 63 bits of the name's keyed hash, so it neither moves nor is used twice while
-        entries come and go.
+        entries come and go. `copies` is what `list_copies` said when the listing began.
         """
         members = self.members(directory)
-        if len(members) > 1:
-            return self._list_class(members, after_cookie, limit)
-        listed = []
-        start = directory + _position(after_cookie)
-        for key, entries in self._tables.entry.scan(start, after(directory)):
-            cookie = _cookie(key[16:])
+        copies = self._copies(members) if copies is None else copies
+        plain = islice(self._plain(members, after_cookie), limit)
+        extra = [copy for copy in copies if copy[0] > after_cookie]
+        return sorted([*plain, *extra])[:limit] if extra else list(plain)
+
+    def list_copies(self, directory: InodeId) -> list[Listed]:
+        """The conflict copies among the entries: worked out once for a whole listing."""
+        return self._copies(self.members(directory))
+
+    def _copies(self, members: tuple[InodeId, ...]) -> list[Listed]:
+        if len(members) == 1 and members[0] not in self._index.disputes.names:
+            return []
+        entries = self.conflict_entries(members)
+        return [(self._cookie_of(name), name, found.inode) for name, found in entries.items()]
+
+    def _plain(self, members: tuple[InodeId, ...], after_cookie: int) -> Iterator[Listed]:
+        """Names that are rows, each once, however many of the members have it."""
+        start = _position(after_cookie)
+        scans = [self._tables.entry.scan(member + start, after(member)) for member in members]
+        rows = scans[0] if len(scans) == 1 else merge(*scans, key=_name_hash)
+        for name_hash, same in groupby(rows, key=_name_hash):
+            cookie = _cookie(name_hash)
             if cookie <= after_cookie:
                 continue
-            group = arrange(entries[0].name, entries) if len(entries) > 1 else None
-            target = entries[0].target if group is None else _winner(group)
-            listed.append((cookie, entries[0].name, target))
-            if len(listed) == limit:
-                break
-        if directory in self._index.disputes.names:
-            extra = self._virtual(members, after_cookie)
-            listed = sorted([*listed, *extra])[:limit]
-        return listed
+            entries = [entry for _, group in same for entry in group]
+            name = entries[0].name
+            several = len(entries) > 1
+            yield cookie, name, _winner(arrange(name, entries)) if several else entries[0].target
 
     def is_empty(self, directory: InodeId) -> bool:
         rows = (self._tables.inode.get(member) for member in self.members(directory))
@@ -170,13 +191,23 @@ class Directories:
         if len(members) == 1:
             directory = members[0]
             return [name for _, name in self._tables.conflict.scan(directory, after(directory))]
-        names = {
-            entry.name
+        marked = {
+            name
             for member in members
-            for _, group in self._tables.entry.scan(member, after(member))
-            for entry in group
+            for _, name in self._tables.conflict.scan(member, after(member))
         }
-        return sorted(names)
+        return sorted(marked | self._shared_names(members))
+
+    def _shared_names(self, members: tuple[InodeId, ...]) -> set[bytes]:
+        """Names that more than one of the members have."""
+        scans = [self._tables.entry.keys(member, after(member)) for member in members]
+        before = b""
+        shared: set[bytes] = set()
+        for key in merge(*scans, key=_hash_of):
+            if key[16:] == before:
+                shared.update(entry.name for entry in self._tables.entry.get(key) or ())
+            before = key[16:]
+        return shared
 
     def _losers(self, members: tuple[InodeId, ...], name: bytes) -> Iterator[tuple[Loser, Found]]:
         group = self._arranged(members, name)
@@ -196,23 +227,6 @@ class Directories:
             inode = copy_inode(entry.target, loser)
             yield loser, Found(inode, name, copy_of=entry.target, head=head)
 
-    def _list_class(
-        self, members: tuple[InodeId, ...], after_cookie: int, limit: int
-    ) -> list[tuple[int, bytes, InodeId]]:
-        names = self._disputed_names(members)
-        plain = [
-            (self._cookie_of(name), name, _winner(self._arranged(members, name))) for name in names
-        ]
-        listed = [item for item in plain if item[0] > after_cookie]
-        return sorted([*listed, *self._virtual(members, after_cookie)])[:limit]
-
-    def _virtual(
-        self, members: tuple[InodeId, ...], after_cookie: int
-    ) -> list[tuple[int, bytes, InodeId]]:
-        entries = self.conflict_entries(members)
-        found = [(self._cookie_of(name), name, entry.inode) for name, entry in entries.items()]
-        return [item for item in found if item[0] > after_cookie]
-
     def _cookie_of(self, name: bytes) -> int:
         return _cookie(self._index.entry_key(InodeId(b""), name))
 
@@ -231,6 +245,14 @@ def _winner(group: Group) -> InodeId:
         return group.directories[0]
     assert group.primary is not None
     return group.primary.target
+
+
+def _hash_of(key: bytes) -> bytes:
+    return key[16:]
+
+
+def _name_hash(row: tuple[bytes, object]) -> bytes:
+    return row[0][16:]
 
 
 def _cookie(name_hash: bytes) -> int:

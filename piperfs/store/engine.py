@@ -318,11 +318,9 @@ def _bytes_needed(batch: Batch) -> int:
 
 def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:
     with transaction.cursor(db=db) as cursor:
-        for key in sorted(rows):
-            value = rows[key]
-            if value is not None:
-                cursor.put(key, value)
-            elif cursor.set_key(key):
+        cursor.putmulti(sorted((key, value) for key, value in rows.items() if value is not None))
+        for key in sorted(key for key, value in rows.items() if value is None):
+            if cursor.set_key(key):
                 cursor.delete()
 
 

@@ -23,7 +23,7 @@ from piperfs.store.cells import Cells
 from piperfs.store.change import Change, Pin, PutContent
 from piperfs.store.changes import ChangeSet
 from piperfs.store.chunks import ChunkStore, NodeChildren
-from piperfs.store.directory import Directories, Found
+from piperfs.store.directory import Directories, Found, Listed
 from piperfs.store.engine import Engine
 from piperfs.store.forks import Forks
 from piperfs.store.index import Index
@@ -141,9 +141,16 @@ class Store:
         return self._directories.conflict_entries(members)
 
     def list_directory(
-        self, directory: InodeId, after_cookie: int, limit: int
-    ) -> list[tuple[int, bytes, InodeId]]:
-        return self._directories.list_directory(directory, after_cookie, limit)
+        self,
+        directory: InodeId,
+        after_cookie: int,
+        limit: int,
+        copies: Sequence[Listed] | None = None,
+    ) -> list[Listed]:
+        return self._directories.list_directory(directory, after_cookie, limit, copies)
+
+    def list_copies(self, directory: InodeId) -> list[Listed]:
+        return self._directories.list_copies(directory)
 
     def is_empty(self, directory: InodeId) -> bool:
         return self._directories.is_empty(directory)
