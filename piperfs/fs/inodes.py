@@ -166,7 +166,7 @@ class Inodes:
 
     def named(self) -> list[Node]:
         """Every inode that the kernel knows and that has a name."""
-        return [node for node in self._by_inode.values() if node.anonymous is None]
+        return [node for node in self._by_ino.values() if node.anonymous is None]
 
     def anonymous(self) -> Iterator[Anonymous]:
         """What only memory holds."""

@@ -212,6 +212,7 @@ BOTH: dict[str, tuple[Callable[[int], object], ...]] = {
     "OPERATION_WRITES_MAX": (writes,),
     "VECTOR_ENTRIES_MAX": (lambda n: header(1, vector=n),),
     "SEQ_MAX": (header,),
+    "CHANGED_DIRECTORIES_MAX": (lambda n: operation_of(content(directories=(FOLDER,) * n)),),
     "PREVIOUS_PARENTS_MAX": (lambda n: operation_of(link(places=n)),),
     "CHUNK_BYTES_MAX": (
         lambda n: codec.decode(codec.encode(bytes(n))),
