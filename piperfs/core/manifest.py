@@ -9,8 +9,10 @@ are sealed.
 Node: magic (2 bytes), height (1), number of ids (4), ids (32 each), sealed lengths.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -18,7 +20,7 @@ from blake3 import blake3
 
 from piperfs.core.decoding import MALFORMED
 from piperfs.core.errors import PeerError
-from piperfs.core.ids import CHUNK_ID_SIZE, ChunkId
+from piperfs.core.ids import CHUNK_ID_SIZE, ChunkId, EpochId
 from piperfs.core.limits import (
     FILE_BYTES_MAX,
     INLINE_EXTENTS_MAX,
@@ -31,6 +33,7 @@ MAGIC: Final = b"PN"
 _HEAD_BYTES: Final = 7
 _SPLIT_MASK: Final = 0x7F  # a node ends after an id whose last seven bits are 0: 128 on average
 _NODE_EXTENTS_MIN: Final = 32
+REMEMBERED_NODES_MAX: Final = 256  # what a file of 4 GiB has
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
@@ -65,6 +68,9 @@ EMPTY: Final = Manifest(0, ())
 class NodeSealing(Protocol):
     """Seals the lengths of a node, bound to its clear part."""
 
+    @property
+    def epoch(self) -> EpochId: ...
+
     def seal_node(self, clear: bytes, plain: bytes) -> bytes: ...
 
     def open_node(self, clear: bytes, sealed: bytes) -> bytes: ...
@@ -82,21 +88,45 @@ def _join(lengths: Iterable[int], refs: Sequence[ChunkId]) -> tuple[Extent, ...]
     )
 
 
+class Nodes:
+    """Makes nodes, and remembers the last ones: a small change to a long file leaves most alone."""
+
+    def __init__(self, sealing: NodeSealing, has: Callable[[ChunkId], bool]) -> None:
+        self._sealing = sealing
+        self._has = has
+        self._made: OrderedDict[tuple[object, ...], Extent] = OrderedDict()
+
+    def make(
+        self, height: int, extents: list[Extent], keep: Callable[[ChunkId, bytes], None]
+    ) -> Extent:
+        """The node above `extents`; `keep` is given its bytes unless they are here already."""
+        key = (height, self._sealing.epoch, *extents)
+        node = self._made.pop(key, None)
+        if node is None or node.chunk is None or not self._has(node.chunk):
+            node = _make_node(height, extents, self._sealing, keep)
+        self._made[key] = node
+        if len(self._made) > REMEMBERED_NODES_MAX:
+            self._made.popitem(last=False)
+        return node
+
+
 def build(
     extents: Sequence[Extent],
-    sealing: NodeSealing,
+    nodes: Nodes,
     keep: Callable[[ChunkId, bytes], None],
 ) -> Manifest:
-    """Make a manifest of a file's extents; `keep` is given each node as a chunk."""
+    """Make a manifest of a file's extents; `keep` is given each new node as a chunk."""
     level = _join_holes(extents)
     height = 0
     while len(level) > INLINE_EXTENTS_MAX:
         height += 1
-        level = [_make_node(height, part, sealing, keep) for part in _split(level)]
+        level = [nodes.make(height, part, keep) for part in _split(level)]
     return Manifest(height, tuple(level))
 
 
 def _join_holes(extents: Sequence[Extent]) -> list[Extent]:
+    if 0 not in map(itemgetter(0), extents) and None not in map(itemgetter(1), extents):
+        return list(extents)
     joined: list[Extent] = []
     for extent in extents:
         if extent.chunk is None and joined and joined[-1].chunk is None:
@@ -107,15 +137,15 @@ def _join_holes(extents: Sequence[Extent]) -> list[Extent]:
 
 
 def _split(level: list[Extent]) -> Iterable[list[Extent]]:
-    part: list[Extent] = []
-    for extent in level:
-        part.append(extent)
-        at_cut = extent.chunk is not None and not extent.chunk[-1] & _SPLIT_MASK
-        if len(part) == NODE_EXTENTS_MAX or (at_cut and len(part) >= _NODE_EXTENTS_MIN):
-            yield part
-            part = []
-    if part:
-        yield part
+    cuts = [i for i, (_, chunk) in enumerate(level, 1) if chunk and not chunk[-1] & _SPLIT_MASK]
+    begin = 0
+    for end in (*cuts, len(level)):
+        while end - begin >= NODE_EXTENTS_MAX:
+            yield level[begin : begin + NODE_EXTENTS_MAX]
+            begin += NODE_EXTENTS_MAX
+        if end - begin >= _NODE_EXTENTS_MIN or (end == len(level) and end > begin):
+            yield level[begin:end]
+            begin = end
 
 
 def _make_node(

@@ -4,9 +4,12 @@ The walk reads a snapshot in a thread, beside the mount. Large volumes are count
 against the view there, since that takes all their records into memory; fsck does both.
 """
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from piperfs.core.ids import ORPHANS
@@ -56,21 +59,28 @@ def take(node: Node) -> Census:
             tombstones=tombstones,
             orphans=0 if row is None else row.entries,
             moves_undone=sum(1 for _ in store.tables.pointer.scan(b"", END)),
-            vectors=tuple(vectors[int(q * (len(vectors) - 1))] for q in QUANTILES),
+            vectors=_quantiles(vectors),
         )
 
 
-def _sizes(store: Store) -> tuple[list[int], int]:
-    """The sizes of all vectors in order, and the number of records that are deletions."""
-    sizes = [0]
+def _quantiles(sizes: Counter[int]) -> tuple[int, ...]:
+    """The sizes at `QUANTILES`; 0 if there are none."""
+    ranked, ranks = sorted(sizes), list(accumulate(sizes[size] for size in sorted(sizes)))
+    last = sizes.total() - 1
+    return tuple(ranked[bisect_right(ranks, int(q * last))] if ranked else 0 for q in QUANTILES)
+
+
+def _sizes(store: Store) -> tuple[Counter[int], int]:
+    """How many vectors have which size, and the number of records that are deletions."""
+    sizes: Counter[int] = Counter()
     tombstones = 0
     for kind, table in store.tables.records.items():
         for rows in table.durable_pages(b"", END, SLICE_ROWS):
-            sizes += [max(len(head.vector) for head in heads) for _, heads in rows]
+            sizes.update(max(len(head.vector) for head in heads) for _, heads in rows)
             if kind in (Kind.LINK, Kind.CONTENT):
                 tombstones += sum(map(_is_deletion, rows))
             store.renew_snapshot()  # a held one keeps freed pages from being used
-    return sorted(sizes), tombstones
+    return sizes, tombstones
 
 
 def _is_deletion(row: tuple[bytes, tuple[AnyHead, ...]]) -> bool:

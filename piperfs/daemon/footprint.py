@@ -18,7 +18,7 @@ from piperfs.core.limits import MIB
 LOOK_S: Final = 2
 MAPPED_BYTES_MAX: Final = 128 * MIB
 GROWN_BYTES_MIN: Final = 16 * MIB  # since memory was last given back; less is not worth the walk
-LOOKS_MAX: Final = 30  # after so many, memory is given back however little it grew
+LOOKS_MAX: Final = 5  # after so many, memory is given back however little it grew
 MADV_DONTNEED: Final = 4
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 

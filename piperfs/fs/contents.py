@@ -7,6 +7,8 @@ all who read it; whoever writes changes a copy (`working_copy.py`).
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from piperfs.core.errors import ErrorKind, FsError
@@ -15,6 +17,7 @@ from piperfs.core.manifest import Extent
 from piperfs.fs.api import Buffer
 from piperfs.fs.reader import ChunkReader
 
+LENGTH: Final = itemgetter(0)  # of a piece or an extent
 ZEROS: Final = bytes(128 * 1024)
 
 
@@ -47,19 +50,25 @@ def pieces_of(extents: Iterable[Extent]) -> list[Piece]:
     return [Piece(e.length, None if e.chunk is None else e) for e in extents]
 
 
+def extents_of(pieces: Iterable[Piece]) -> list[Extent]:
+    """Pieces of which none is in memory, as extents."""
+    return [p.source if isinstance(p.source, Extent) else Extent(p.length, None) for p in pieces]
+
+
 class Contents:
     """The bytes of one version, or of a file that somebody writes to."""
 
     def __init__(self, pieces: list[Piece]) -> None:
         self._pieces = pieces
-        self._starts: list[int] = []
-        self.size = 0
-        for piece in pieces:
-            self._starts.append(self.size)
-            self.size += piece.length
+        self._starts: list[int] = list(accumulate(map(LENGTH, pieces), initial=0))
+        self.size = self._starts.pop()
 
     def __len__(self) -> int:
         return len(self._pieces)
+
+    def pieces(self) -> list[Piece]:
+        """All pieces, in a list of its own."""
+        return self._pieces.copy()
 
     def slices(self, offset: int, length: int) -> list[Piece]:
         """The pieces that make up a range, cut to it and to the end of the file."""
@@ -109,10 +118,7 @@ class Contents:
 
     def extents(self) -> list[Extent]:
         """The pieces as extents; there must be none in memory."""
-        return [
-            piece.source if isinstance(piece.source, Extent) else Extent(piece.length, None)
-            for piece in self._pieces
-        ]
+        return extents_of(self._pieces)
 
 
 def chunks_of(pieces: Iterable[Piece]) -> list[ChunkId]:

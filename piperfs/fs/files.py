@@ -20,7 +20,7 @@ from piperfs.core.ids import ChunkId, InodeId, is_file
 from piperfs.core.manifest import Extent
 from piperfs.core.record import PENDING, ContentBody, ContentHead
 from piperfs.fs import conflicts
-from piperfs.fs.contents import Contents, pieces_of
+from piperfs.fs.contents import LENGTH, Contents, extents_of, pieces_of
 from piperfs.fs.flush import Flush
 from piperfs.fs.inodes import Inodes, Node
 from piperfs.fs.missing import MissingChunks
@@ -84,6 +84,7 @@ class Files:
         self._next_fh = 1
         self._sessions: dict[int, Session] = {}  # by kernel number
         self._views = _Views()
+        self._nodes = manifest.Nodes(reader.keyring, store.chunks.has)
         self.on_stale: Callable[[Node], None] = lambda _node: None
 
     # Handles
@@ -139,9 +140,17 @@ class Files:
             return
         self._sessions.pop(session.node.ino, None)
         if session.node.anonymous is None:
+            self._keep_view(session)
             self._unpin(session)
         elif session.node.handles or session.node.lookups:
             self._keep_anonymous(session)
+
+    def _keep_view(self, session: Session) -> None:
+        """What was written is what the next one reads; a long manifest need not be read back."""
+        if session.copy is not None and session.pin is not None and session.pin.heads:
+            head = resolve.current_content(session.pin.heads)
+            if head.body.height:
+                self._views.add(head, session.copy)
 
     def _unpin(self, session: Session) -> None:
         if session.pin is None:
@@ -238,16 +247,16 @@ class Files:
         if session is None or session.flush is not flush or session.copy is None:
             return
         try:
-            extents = flush.finish()
+            pieces = flush.finish()
         except Exception:
             self.abandon_flush(node, flush)
             raise
         again = session.dirty_since
         session.flush = None
-        session.copy.adopt(extents)
+        session.copy.adopt(pieces)
         if node.anonymous is None and not session.spills:
             self.keep_dirty(session)  # until the version is made
-            self._put(session, extents)
+            self._put(session, extents_of(pieces))
             session.dirty_since = again
         self._end_if_idle(session)
 
@@ -273,8 +282,8 @@ class Files:
     ) -> PutContent:
         """The change that makes `extents` a file's new version."""
         chunks = self._store.chunks
-        top = manifest.build(extents, self._reader.keyring, chunks.put)
-        size = sum(extent.length for extent in extents)
+        top = manifest.build(extents, self._nodes, chunks.put)
+        size = sum(map(LENGTH, extents))
         birth = self.version(node).body.birth
         body = ContentBody(True, size, mtime_ns, birth, top.height, top.lengths)  # noqa: FBT003
         return PutContent(node.inode, body, top.refs, pin)
@@ -377,17 +386,23 @@ class _Views:
         self._pieces = 0
 
     def find(self, head: ContentHead) -> Contents | None:
-        key = _mark(head)
+        key = _shape(head)
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
     def add(self, head: ContentHead, contents: Contents) -> None:
-        self._kept[_mark(head)] = contents
-        self._pieces += 1 + len(contents)
+        replaced = self._kept.pop(_shape(head), None)
+        self._kept[_shape(head)] = contents
+        self._pieces += 1 + len(contents) - (0 if replaced is None else 1 + len(replaced))
         while self._pieces > VIEWED_PIECES_MAX:
             _, dropped = self._kept.popitem(last=False)
             self._pieces -= 1 + len(dropped)
+
+
+def _shape(head: ContentHead) -> tuple[object, ...]:
+    """Equal for versions whose bytes are in the same chunks."""
+    return (head.body.height, head.refs, head.body.lengths)
 
 
 def _mark(head: ContentHead) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from piperfs.core.chunking import cut
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MIB
 from piperfs.core.manifest import Extent
-from piperfs.fs.contents import piece_bytes
+from piperfs.fs.contents import Piece, piece_bytes
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.working_copy import Snapshot
 from piperfs.store import codec
@@ -27,6 +27,7 @@ class Flush:
 
     def __init__(self, snapshot: Snapshot, reader: ChunkReader, chunks: ChunkStore) -> None:
         self._pieces = snapshot.pieces
+        self._changed = snapshot.changed
         self._tail = snapshot.tail
         self._reader = reader
         self._chunks = chunks
@@ -35,28 +36,29 @@ class Flush:
         self._replaced: set[ChunkId] = set()
         self._last: deque[tuple[ChunkId, bytes]] = deque(maxlen=REMEMBERED_MAX)
         self._deduplicate = True
-        self.extents: list[Extent] = []
+        self.pieces: list[Piece] = []
 
     def execute(self) -> None:
         """Cut and seal. Raises MissingChunks if a chunk that was partly overwritten is absent."""
-        self._new, self._reused, self.extents = [], set(), []
+        self._new, self._reused = [], set()
         self._replaced.clear()
         self._last.clear()
-        index = 0
-        while index < len(self._pieces):
-            piece = self._pieces[index]
-            if self._ends_run(index):
-                self.extents.append(Extent(piece.length, None))
-                index += 1
-            elif piece.is_whole_chunk:
-                assert isinstance(piece.source, Extent)
-                self.extents.append(piece.source)
+        index = self._changed.start
+        self.pieces = self._pieces[:index]
+        while index < self._changed.stop:
+            if self._stays(index):
+                self.pieces.append(self._pieces[index])
                 index += 1
             else:
                 index = self._cut_run(self._begin_of_run(index))
+        self.pieces += self._pieces[index:]
 
-    def finish(self) -> list[Extent]:
-        """Put the new chunks into the store; returns the file's extents."""
+    def _stays(self, index: int) -> bool:
+        """Whether a piece is a chunk or hole that nobody wrote to."""
+        return self._pieces[index].is_whole_chunk or self._ends_run(index)
+
+    def finish(self) -> list[Piece]:
+        """Put the new chunks into the store; returns the file's pieces: chunks and holes."""
         if not all(self._chunks.has(chunk) for chunk in self._reused):
             self._deduplicate = False
             self.execute()
@@ -66,7 +68,7 @@ class Flush:
         self._reader.forget(self._replaced)
         for chunk, plain in self._last:
             self._reader.remember(chunk, plain)
-        return self.extents
+        return self.pieces
 
     def _ends_run(self, index: int) -> bool:
         """Holes that are worth keeping separate data; small ones are stored as zeros."""
@@ -76,10 +78,10 @@ class Flush:
     def _begin_of_run(self, index: int) -> int:
         """Include the chunk that ended only because the file did, so that appends grow it."""
         before = self._pieces[index - 1] if index else None
-        if before is not None and self.extents and isinstance(before.source, Extent):
+        if before is not None and self.pieces and isinstance(before.source, Extent):
             tail = before.source.chunk == self._tail and before.is_whole_chunk
-            if tail and before.length < CHUNK_BYTES_MAX and self.extents[-1] == before.source:
-                self.extents.pop()
+            if tail and before.length < CHUNK_BYTES_MAX and self.pieces[-1] is before:
+                self.pieces.pop()
                 return index - 1
         return index
 
@@ -125,9 +127,12 @@ class Flush:
         known = self._chunks.digest_anywhere(digest) if self._deduplicate else None
         if known is not None:
             self._reused.add(known)
-            self.extents.append(Extent(len(plain), known))
+            self._keep(Extent(len(plain), known))
             return
         chunk, sealed = self._reader.keyring.seal_chunk(codec.encode(plain))
         self._last.append((chunk, plain))
         self._new.append((chunk, sealed, digest))
-        self.extents.append(Extent(len(plain), chunk))
+        self._keep(Extent(len(plain), chunk))
+
+    def _keep(self, extent: Extent) -> None:
+        self.pieces.append(Piece(extent.length, extent))

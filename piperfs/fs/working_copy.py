@@ -6,7 +6,7 @@ they take the place of the pieces, and the journal is replayed on top.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from piperfs.core.errors import ErrorKind, FsError
@@ -14,13 +14,14 @@ from piperfs.core.ids import ChunkId
 from piperfs.core.limits import FILE_BYTES_MAX
 from piperfs.core.manifest import Extent
 from piperfs.fs.api import Buffer
-from piperfs.fs.contents import Contents, Memory, Piece, pieces_of
+from piperfs.fs.contents import Contents, Memory, Piece
 
 
 class Snapshot(NamedTuple):
     """What a flush works on."""
 
-    pieces: tuple[Piece, ...]
+    pieces: list[Piece]
+    changed: range  # indices of the pieces that may have been written to
     tail: ChunkId | None  # the last chunk of the version before, which ended where the file did
 
 
@@ -28,10 +29,11 @@ class WorkingCopy(Contents):
     """A file's bytes while somebody writes to it."""
 
     def __init__(self, contents: Contents) -> None:
-        super().__init__(list(contents.slices(0, contents.size)))
+        super().__init__(contents.pieces())
         self.dirty_bytes = 0
         self._tail = self._last_chunk()
         self._journal: list[Callable[[], None]] | None = None
+        self._begin = self._end = -1  # of what changed since the last flush; all else is clean
 
     def _last_chunk(self) -> ChunkId | None:
         last = self._pieces[-1].source if self._pieces else None
@@ -51,9 +53,15 @@ class WorkingCopy(Contents):
 
     def _write(self, offset: int, data: Buffer) -> None:
         self.dirty_bytes += len(data)
+        self._touch(min(offset, self.size), offset + len(data))
         if self._append(offset, data) or self._overwrite(offset, data):
             return
         self._replace(offset, len(data), [Piece(len(data), Memory(bytearray(data)))])
+
+    def _touch(self, begin: int, end: int) -> None:
+        """Widen the range that the next flush looks at."""
+        self._begin = begin if self._end < 0 else min(self._begin, begin)
+        self._end = max(self._end, end)
 
     def _append(self, offset: int, data: Buffer) -> bool:
         """Grow the buffer at the end of the file, which is what most writes do."""
@@ -92,6 +100,7 @@ class WorkingCopy(Contents):
 
     def _truncate(self, size: int) -> None:
         self.dirty_bytes += 1
+        self._touch(min(size, self.size), max(size, self.size))
         if size > self.size:
             self._replace(self.size, size - self.size, [Piece(size - self.size)])
             return
@@ -104,17 +113,20 @@ class WorkingCopy(Contents):
         length = min(length, self.size - offset)
         if length <= 0:
             return
-        self._note(lambda: self._replace(offset, length, [Piece(length)]))
-        self.dirty_bytes += 1
-        self._replace(offset, length, [Piece(length)])
+        self._note(lambda: self._put(offset, length, [Piece(length)]))
+        self._put(offset, length, [Piece(length)])
 
     def insert(self, offset: int, pieces: list[Piece]) -> None:
         """Overwrite a range with pieces of other files; the bytes are shared, not copied."""
         length = sum(piece.length for piece in pieces)
         if offset + length > FILE_BYTES_MAX:
             raise FsError(ErrorKind.TOO_BIG)
-        self._note(lambda: self._replace(offset, length, pieces))
+        self._note(lambda: self._put(offset, length, pieces))
+        self._put(offset, length, pieces)
+
+    def _put(self, offset: int, length: int, pieces: list[Piece]) -> None:
         self.dirty_bytes += 1
+        self._touch(min(offset, self.size), offset + length)
         self._replace(offset, length, pieces)
 
     def _note(self, change: Callable[[], None]) -> None:
@@ -155,16 +167,25 @@ class WorkingCopy(Contents):
         assert self._journal is None, "one flush at a time"
         self._journal = []
         self.dirty_bytes = 0
-        for piece in self._pieces:
+        changed = self._changed()
+        for piece in self._pieces[changed.start : changed.stop]:
             if isinstance(piece.source, Memory):
                 piece.source.frozen = True
-        return Snapshot(tuple(self._pieces), self._tail)
+        return Snapshot(self.pieces(), changed, self._tail)
 
-    def adopt(self, extents: Sequence[Extent]) -> None:
-        """Take over the chunks that a flush made of the snapshot."""
+    def _changed(self) -> range:
+        """The pieces that lie in the changed range, in part at least, or border on it."""
+        if self._end < 0:
+            return range(0)
+        first = max(0, bisect_right(self._starts, self._begin) - 2)
+        return range(first, bisect_right(self._starts, self._end))
+
+    def adopt(self, pieces: list[Piece]) -> None:
+        """Take over what a flush made of the snapshot: chunks and holes."""
         journal, self._journal = self._journal, None
         assert journal is not None
-        super().__init__(pieces_of(extents))
+        super().__init__(pieces)
+        self._begin = self._end = -1
         self._tail = self._last_chunk()
         self.dirty_bytes = 0
         for change in journal:

@@ -23,6 +23,7 @@ RETENTION_NS: Final = 30 * DAY_NS
 VERSIONS_MIN: Final = 10  # kept of each file however old they are
 STEP_ROWS: Final = 200
 END: Final = b"\xff" * 33
+HISTORY_END: Final = b"\xff" * 41
 
 
 def is_needed(head: ContentHead, now_ns: int) -> bool:
@@ -97,8 +98,14 @@ class Collector:
     def _mark_history(self, now_ns: int) -> Iterator[None]:
         """Superseded versions, newest first; drops those that are old and have many younger."""
         versions: Counter[bytes] = Counter()
-        rows = list(self._tables.history.scan(b"", b"\xff" * 41))
-        for index, (key, row) in enumerate(reversed(rows)):
+        keys: list[bytes] = []
+        for rows in self._tables.history.pages(b"", HISTORY_END, STEP_ROWS):
+            keys += [key for key, _ in rows]
+            yield
+        for index, key in enumerate(reversed(keys)):
+            row = self._tables.history.get(key)
+            if row is None:
+                continue  # it was withdrawn meanwhile
             writes = [w for w in decode_header(row.envelope).writes if w.kind is Kind.CONTENT]
             versions.update(write.key for write in writes)
             recent = row.superseded_ns > now_ns - RETENTION_NS

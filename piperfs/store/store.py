@@ -398,6 +398,8 @@ class Store:
     def renew_snapshot(self) -> None:
         """Of a store over a snapshot: look at the newest commit from now on."""
         self._engine.renew()
+        for table in self.tables.all:
+            table.forget_reads()
 
     def bytes_used(self) -> int:
         """Size of the store's file."""

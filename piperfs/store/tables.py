@@ -203,6 +203,10 @@ class Table(Generic[V]):
         """Rows waiting for the next commit."""
         return len(self._active)
 
+    def forget_reads(self) -> None:
+        """What the engine holds may have changed."""
+        self._read.clear()
+
     def freeze(self) -> None:
         """Set the overlay aside for a commit; new changes gather in a fresh one."""
         assert not self._frozen, "one commit at a time"
@@ -221,4 +225,4 @@ class Table(Generic[V]):
             for key, value in self._frozen.items():
                 self._active.setdefault(key, value)
         self._frozen = Overlay()
-        self._read.clear()
+        self.forget_reads()

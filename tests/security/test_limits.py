@@ -18,7 +18,7 @@ from piperfs.core.epochs import found_volume, renewal
 from piperfs.core.errors import FsError, PeerError, UserError
 from piperfs.core.forks import Fork, make_fork
 from piperfs.core.identity import Identity, PublicKeys, generate
-from piperfs.core.ids import DIRECTORY, FILE, ChunkId, VolumeId, make_inode_id
+from piperfs.core.ids import DIRECTORY, FILE, ChunkId, EpochId, VolumeId, make_inode_id
 from piperfs.core.membership import MembershipGraph
 from piperfs.core.membership_records import (
     Genesis,
@@ -315,6 +315,8 @@ def test_links_of_one_inode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_longer_manifest_becomes_a_tree() -> None:
     class Sealing:
+        epoch = EpochId(bytes(16))
+
         def seal_node(self, clear: bytes, plain: bytes) -> bytes:
             return plain
 
@@ -324,7 +326,8 @@ def test_a_longer_manifest_becomes_a_tree() -> None:
     for count, height in ((limits.INLINE_EXTENTS_MAX, 0), (limits.INLINE_EXTENTS_MAX + 1, 1)):
         extents = [manifest.Extent(1, ChunkId(os.urandom(32))) for _ in range(count)]
         kept: dict[ChunkId, bytes] = {}
-        top = manifest.build(extents, Sealing(), kept.__setitem__)
+        nodes = manifest.Nodes(Sealing(), kept.__contains__)
+        top = manifest.build(extents, nodes, kept.__setitem__)
         assert top.height == height
 
 

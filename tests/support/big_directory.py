@@ -13,7 +13,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
@@ -56,6 +56,7 @@ class Stage:
     private_bytes: int
     resident_bytes: int
     longest_answer_s: float
+    longest_delay_s: float  # of a process that only slept: what the machine itself adds
 
     def line(self) -> str:
         """One row of the table that `HEAD` begins."""
@@ -63,11 +64,13 @@ class Stage:
             f"{self.name:28} {self.seconds:9.2f} {self.seconds / self.count * 1e6:9.1f}"
             f" {self.cpu_s / self.count * 1e6:9.1f} {self.private_bytes / MIB:9.0f}"
             f" {self.resident_bytes / MIB:9.0f} {self.longest_answer_s * 1e3:9.0f}"
+            f" {self.longest_delay_s * 1e3:9.0f}"
         )
 
 
 HEAD = (
     f"{'':28} {'s':>9} {'µs each':>9} {'CPU µs':>9} {'own MiB':>9} {'RSS MiB':>9} {'worst ms':>9}"
+    f" {'asleep ms':>9}"
 )
 
 
@@ -125,7 +128,7 @@ class BigDirectory:
         end = time.monotonic()
         private, resident = memory(self.replica.pid)
         for name, seconds in (("unmount", between - begun), ("mount", end - between)):
-            self._note(Stage(name, 1, seconds, 0, private, resident, 0))
+            self._note(Stage(name, 1, seconds, 0, private, resident, 0, 0))
 
     def list_while_changed(self) -> None:
         """List while one process inserts and another deletes; then go back to told positions."""
@@ -162,7 +165,7 @@ class BigDirectory:
             yield
         seconds = time.monotonic() - begun
         used = cpu_s(pid) - cpu
-        self._note(Stage(name, count, seconds, used, *memory(pid), longest()))
+        self._note(Stage(name, count, seconds, used, *memory(pid), *longest))
 
     def _note(self, stage: Stage) -> None:
         self.stages.append(stage)
@@ -245,26 +248,33 @@ def _start(call: Callable[..., None], *arguments: object) -> multiprocessing.con
 
 
 @contextmanager
-def bystander(file: Path) -> Iterator[Callable[[], float]]:
-    """Another process asks for an attribute of another file; yields the longest wait of all."""
+def bystander(file: Path) -> Iterator[Sequence[float]]:
+    """Another process sleeps, and asks for an attribute of another file, in turns.
+
+    Yields the longest wait for an answer and the longest delay of a wake-up so far, in seconds.
+    """
     file.touch()
     context = multiprocessing.get_context("fork")
-    stop, longest = context.Event(), context.Value("d", 0.0)
+    stop, longest = context.Event(), context.Array("d", 2, lock=False)
     process = context.Process(target=_ask, args=(file, stop, longest))
     process.start()
     try:
-        yield lambda: longest.value
+        yield longest
     finally:
         stop.set()
         process.join()
 
 
-def _ask(file: Path, stop: Event, longest: "ctypes.c_double") -> None:
-    """An attribute that is not cached: each question reaches the daemon."""
+def _ask(file: Path, stop: Event, longest: "ctypes.Array[ctypes.c_double]") -> None:
+    """Attributes are not cached: each question reaches the daemon."""
+    asleep = time.monotonic()
     while not stop.wait(PAUSE_S):
         begun = time.monotonic()
         os.listxattr(file)
-        longest.value = max(longest.value, time.monotonic() - begun)
+        answered = time.monotonic()
+        longest[0] = max(longest[0], answered - begun)
+        longest[1] = max(longest[1], begun - asleep - PAUSE_S)
+        asleep = time.monotonic()
 
 
 def cpu_s(pid: int) -> float:
