@@ -355,7 +355,7 @@ class Index:
         self.changes.entries.add((place.parent, place.name))
 
     def _count(self, parent: InodeId, step: int, target: InodeId) -> None:
-        row = self._tables.inode.get(parent) or BLANK
+        row = self._tables.inode.get(parent) or self._blank(parent)
         row = replace(
             row,
             entries=row.entries + step,
@@ -366,6 +366,11 @@ class Index:
         if row.entries <= 1:  # it may just have gained its first or lost its last entry
             self._unsettled.append(parent)
 
+    def _blank(self, directory: InodeId) -> InodeRow:
+        """The row of a directory known by what is in it alone; its attributes may be here too."""
+        xattrs = self._tables.xattrs.get(directory)
+        return BLANK if xattrs is None else replace(BLANK, ctime_ns=xattrs.changed_ns)
+
     def note_moments(self, head: AnyHead) -> None:
         """A head came: the directories whose entries it changed are that new."""
         for directory, moment in moments(head):
@@ -373,7 +378,7 @@ class Index:
 
     def touch(self, directory: InodeId, when: int) -> None:
         """The directory's entries changed at a moment, which may not be the newest."""
-        row = self._tables.inode.get(directory) or BLANK
+        row = self._tables.inode.get(directory) or self._blank(directory)
         if when > row.changed_ns:
             mtime = when if when > max(row.times_ns, row.born_ns) else row.mtime_ns
             ctime = max(row.ctime_ns, when)

@@ -1,6 +1,6 @@
 """The index of a store, which follows record by record, equals the view of all records."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from piperfs.core.view import Tree
@@ -26,6 +26,7 @@ def check(node: Node) -> Tree:
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps)
+@example([(2, 1, 0, 0, 0), (2, 0, 2, 0, 0), (2, 20, 0, 0, 0), (0, 3, 2, 3, 1)])  # xattr, no mkdir
 def test_index_equals_view_after_any_history(history):
     life = Life()
     for number, step in enumerate(history):
