@@ -169,7 +169,7 @@ def _say_protection(made: dict[str, Any]) -> None:
 @click.command(name="set-role")
 @click.argument("volume")
 @click.argument("member")
-@click.argument("role", type=click.Choice(ROLES))
+@click.argument("role", type=click.Choice(ROLES), metavar="ROLE")
 @as_json
 def set_role(volume: str, member: str, role: str, as_json: bool) -> None:
     """Change what a member may do: admin, writer or reader."""

@@ -113,12 +113,16 @@ class Node:
     def find_member(self, text: str) -> Member:
         """A member by its name or the start of its id. Raises UserError."""
         known = self.members()
-        found = [m for m in known if m.label == text and not m.removed]
+        named = [m for m in known if m.label == text]
+        found = [m for m in named if not m.removed] or named
         found = found or [m for m in known if len(text) >= 4 and m.replica.hex().startswith(text)]
         if not found:
             raise UserError(f"no member is called '{text}'; members lists them", ExitCode.NOT_FOUND)
         if len(found) > 1:
-            raise UserError(f"several members are called '{text}'; give the start of the id")
+            raise UserError(
+                f"several members are called '{text}'; give the start of the id, as members shows",
+                ExitCode.USAGE,
+            )
         return found[0]
 
     def add_records(self, raws: Iterable[bytes]) -> int:
@@ -183,6 +187,7 @@ class Node:
 
     def remove_member(self, member: Member) -> None:
         """Take a member's rights away, and the keys to come, or propose it. Raises UserError."""
+        self.need_admin()
         self._keep_an_admin(member)
         if member.removed:
             raise UserError(f"{member.label} was removed already", ExitCode.REFUSED)
@@ -193,6 +198,9 @@ class Node:
 
     def set_role(self, member: Member, role: Role) -> None:
         """Change what a member may do, or propose it. Raises UserError."""
+        self.need_admin()
+        if member.role == role and not member.removed:
+            return
         if role != "admin":
             self._keep_an_admin(member)
         if member.removed:

@@ -275,6 +275,8 @@ class Session:
         idle = standing.sent == durable and standing.acked >= durable
         caught_up = standing.cursor >= state.durable_lseq
         if state.digest == self._store.digest():
+            if standing.unheeded:
+                self._applied.set()  # what was acknowledged may be complete now
             standing.refused = standing.unheeded = 0
             self._repair_pause_s = REPAIR_PAUSE_S
         elif idle and caught_up and now - self._repaired_at > self._repair_pause_s:

@@ -126,6 +126,14 @@ class World:
     def own(self) -> str:
         return str(self.ben.state)
 
+    def annas(self) -> str:
+        """The volume on an admin's computer."""
+        return str(self.anna.state)
+
+    @property
+    def ben_id(self) -> str:
+        return str(self.ben.status()["replica"])
+
     def full(self) -> str:
         """A place on a disk without room."""
         disk = self.base / "disk"
@@ -134,6 +142,15 @@ class World:
             command = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)]
             subprocess.run(command, check=True)
         return str(disk / "volume")
+
+
+def let_in_and_out(anna: Replica, base: Path) -> None:
+    """One member that was removed, and two of the same name."""
+    for number, name in enumerate(("gone", "twin", "twin")):
+        ticket = anna.piperfs("invite", str(anna.state))
+        state = str(base / f"guest{number}")
+        anna.piperfs("join", state, "-", "--member", name, stdin=ticket)
+    anna.piperfs("remove-member", str(anna.state), "gone")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         anna.piperfs("serve", str(anna.state), *flags)
         spent = anna.piperfs("invite", str(anna.state)).strip()
         ben.piperfs("join", str(ben.state), "-", "--member", "ben", stdin=spent)
+        let_in_and_out(anna, base)
         expired = anna.piperfs("invite", str(anna.state), "--expires", "0s").strip()
         made = World(anna, ben, base, spent, expired, listener)
         yield made
@@ -222,6 +240,22 @@ ROWS: list[tuple[str, Make, int, str]] = [
     # rights, names, time
     ("not an admin", lambda w: ["invite", w.own()], 5, "needs the role admin"),
     ("unknown member", lambda w: ["remove-member", w.own(), "zoe"], 4, "no member is called"),
+    ("nameless member", lambda w: ["remove-member", w.own(), ""], 4, "no member is called"),
+    ("short id", lambda w: ["remove-member", w.own(), w.ben_id[:3]], 4, "members lists them"),
+    ("role of nobody", lambda w: ["set-role", w.own(), "zoe", "reader"], 4, "no member is called"),
+    ("unknown role", lambda w: ["set-role", w.own(), "ben", "king"], 2, "'admin'"),
+    ("no role", lambda w: ["set-role", w.own(), "ben"], 2, "missing argument 'ROLE'"),
+    ("role without right", lambda w: ["set-role", w.own(), "ben", "admin"], 5, "the role admin"),
+    ("removal without right", lambda w: ["remove-member", w.own(), "anna"], 5, "the role admin"),
+    ("keys without right", lambda w: ["rotate-keys", w.own()], 5, "needs the role admin"),
+    ("members of nothing", lambda w: ["members", w.missing()], 4, "there is no volume at"),
+    ("last admin leaves", lambda w: ["remove-member", w.annas(), "anna"], 5, "last admin"),
+    ("last admin reads", lambda w: ["set-role", w.annas(), "anna", "reader"], 5, "last admin"),
+    ("a store may read", lambda w: ["set-role", w.annas(), "ben", "store"], 5, "invite it anew"),
+    ("removed twice", lambda w: ["remove-member", w.annas(), "gone"], 5, "was removed already"),
+    ("removed, then used", lambda w: ["set-role", w.annas(), "gone", "reader"], 5, "was removed"),
+    ("namesakes", lambda w: ["remove-member", w.annas(), "twin"], 2, "give the start of the id"),
+    ("a quorum of none", lambda w: ["init", w.new(), "--quorum", "0"], 2, "1<=x<=16"),
     ("too few copies", lambda w: ["sync", str(w.anna.state), "--copies=9", "--timeout=0.2"], 3, ""),
 ]
 

@@ -9,8 +9,17 @@ import pytest
 from piperfs.core import epochs, identity, membership
 from piperfs.core.epochs import admit, epoch_keys, request_join
 from piperfs.core.errors import PeerError, UserError
+from piperfs.core.limits import MEMBERSHIP_RECORD_BYTES_MAX
 from piperfs.core.membership import MembershipGraph, graph_of
-from piperfs.core.membership_records import Remove, Renew, SetRole, author_record, decode_record
+from piperfs.core.membership_records import (
+    Remove,
+    Renew,
+    Rotate,
+    SetRole,
+    author_record,
+    decode_record,
+    make_wraps,
+)
 from piperfs.core.ticket import make_invite
 
 HOUR = 3600 * 10**9
@@ -509,6 +518,17 @@ def test_a_member_admitted_elsewhere_gets_the_key_with_the_next_epoch():
     state = a.graph.state()
     assert state.current in c.epochs()  # writers use the key that all readers hold
     assert state.is_clean
+
+
+def test_a_new_key_for_two_thousand_members_is_one_record():
+    keys = [identity.generate(os.urandom).public for _ in range(20)] * 100
+    anna = Device("anna")
+    rotation = epochs.rotation(anna.graph, anna.epochs(), os.urandom)
+    wraps = make_wraps(os.urandom(32), keys)
+    raw = author_record(anna.identity, anna.graph.heads, NOW, Rotate(wraps, rotation.previous))
+    assert len(wraps) == 2000
+    assert MEMBERSHIP_RECORD_BYTES_MAX * 0.6 < len(raw) < MEMBERSHIP_RECORD_BYTES_MAX
+    anna.graph.add(raw)
 
 
 def test_records_without_their_parents_wait_within_bounds(monkeypatch):

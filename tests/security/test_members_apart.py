@@ -1,5 +1,7 @@
 """Removal and invitation while replicas are cut off from one another; real stores, real TLS."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from piperfs.core.membership_records import SetRole
 from tests.support import peers
 from tests.support.peers import names, running, until, write_file
+from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.net
 
@@ -46,6 +49,66 @@ async def test_removal_converges_under_partition(tmp_path: Path) -> None:
             assert not carl.keyring.knows(sealed[1:17])
     for node in (anna, ben, carl):
         node.close()
+
+
+async def test_what_was_refused_of_a_removed_one_does_not_hold_up_a_sync(tmp_path: Path) -> None:
+    """Ben passes on what Carl wrote, before he hears that Anna has removed him."""
+    anna = peers.founder(tmp_path)
+    async with running(anna):
+        ben = await peers.join(tmp_path, "ben", peers.make_ticket(anna))
+        carl = await peers.join(tmp_path, "carl", peers.make_ticket(anna))
+        async with running(ben, peers.address_of(anna)):
+            await peers.converged(anna, ben)
+    for node in (anna, ben, carl):
+        peers.forget_addresses(node)
+    async with running(ben), running(carl, peers.address_of(ben)):
+        write_file(carl, b"after", b"carl's")
+        await peers.converged(ben, carl)
+        anna.remove_member(anna.find_member("carl"))
+        anna.store.commit(anna.clock.now_ns())
+        async with running(anna, peers.address_of(ben)):
+            await until(lambda: ben.graph.state() == anna.graph.state())
+            write_file(ben, b"secret", b"not for carl")
+            await peers.converged(anna, ben)
+            await until(lambda: peers.holders(ben) == [anna.store.replica])
+    for node in (anna, ben, carl):
+        node.close()
+
+
+@pytest.mark.mount
+@pytest.mark.slow
+def test_removal_apart_by_real_daemons(tmp_path: Path) -> None:
+    """The same as people do it: Anna is offline, and her command signs without a daemon."""
+    with replicas(tmp_path, "anna", "ben", "carl") as (anna, ben, carl):
+        anna.init().mount()
+        ben.join(anna)
+        ben.mount(f"peer={anna.address}")
+        carl.join(anna)
+        carl.mount(f"peer={anna.address},peer={ben.address}")
+        (carl.mountpoint / "before").write_text("carl's")
+        carl.piperfs("sync", str(carl.state), "--copies", "2", "--timeout", "30")
+        anna.umount()
+        (carl.mountpoint / "meanwhile").write_text("carl's")
+        eventually((ben.mountpoint / "meanwhile").exists)
+        said = anna.piperfs("remove-member", str(anna.state), "carl")
+        assert said.startswith("Removed carl (")
+        (carl.mountpoint / "late").write_text("carl's")
+        eventually((ben.mountpoint / "late").exists)
+        (ben.mountpoint / "ben's").write_text("ben's")
+        anna.mount(f"peer={ben.address}")
+        eventually(lambda: anna.digest() == ben.digest())
+        for replica in (anna, ben):
+            assert sorted(os.listdir(replica.mountpoint)) == ["before", "ben's"]
+        assert "operations.withdrawn" in (ben.state / "daemon.log").read_text()
+        eventually(lambda: "was removed" in str(carl.status()["peers"]))
+        (ben.mountpoint / "secret").write_text("not for carl")
+        (carl.mountpoint / "lonely").write_text("carl's")
+        ben.piperfs("sync", str(ben.state), "--timeout", "30")
+        assert anna.digest() == ben.digest()
+        assert "lonely" not in os.listdir(ben.mountpoint)
+        assert "secret" not in os.listdir(carl.mountpoint)
+        facts = json.loads(ben.piperfs("members", str(ben.state), "--json"))
+        assert [fact["removed"] for fact in facts] == [False, False, True]
 
 
 async def test_a_reader_s_operations_are_refused_everywhere(tmp_path: Path) -> None:

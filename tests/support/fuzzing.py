@@ -50,6 +50,7 @@ WORLD = make_world()
 AUTHOR = WORLD.people[0]
 KEYRING = Keyring(WORLD.base.volume, epoch_keys(WORLD.base, AUTHOR), WORLD.base.state().current)
 CELLS = Cells(b"k" * 32, os.urandom)
+CELL = CELLS.sealer(1)(b"p", b"v")
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode
 
@@ -330,7 +331,7 @@ TARGETS = (
     ),
     Target("zstd", codec.decode, (codec.encode(b"text " * 99), codec.encode(os.urandom(50)))),
     Target("sealed", KEYRING.open_chunk, (KEYRING.seal_chunk(b"payload")[1],)),
-    Target("cell", lambda raw: CELLS.open(b"p", raw), (CELLS.seal(b"p", b"v"),), (StoreError,)),
+    Target("cell", lambda raw: CELLS.open(b"p", raw), (CELL,), (StoreError,)),
     Target("acl", acl.decode, (ACL,), (FsError,)),
     Target(
         "volume-file", lambda raw: parse_volume_file(Path("x"), raw),
