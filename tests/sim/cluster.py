@@ -116,12 +116,16 @@ class Cluster:
 
     async def boot(self, machine: Machine) -> None:
         """Start a computer that is down. Its owner has its disk checked if it is damaged."""
-        if machine.node is not None:
+        if machine.node is not None or machine.is_starting:
             return
         if machine.is_damaged:
             damage.repair(self, machine)
         assert self._nursery is not None
-        await self._nursery.start(self._run, machine)
+        machine.is_starting = True
+        try:
+            await self._nursery.start(self._run, machine)
+        finally:
+            machine.is_starting = False
 
     async def _run(
         self, machine: Machine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -98,6 +98,7 @@ class Machine:
     drift: float = 0.0
     disk: Disk = field(default_factory=Disk)
     boots: int = 0
+    is_starting: bool = False
     node: Node | None = None
     service: Service | None = None
     on_crash: Callable[["Machine"], None] = lambda _machine: None
