@@ -48,14 +48,16 @@ def main(words: list[str]) -> int:
 def run_thousand() -> int:
     """A burst of writes among 10, 100 and 1000 replicas, with loss and deaths."""
     agreed = True
-    print("replicas writers  half s  99 % s  all s  frames  KiB  (each living replica)", flush=True)
+    print("replicas writers  half s  99 % s  all s  frames  KiB  hops  (each living replica)")
     for replicas, writers in ((10, 1), (10, 10), (100, 1), (100, 10), (100, 100), (1000, 1),
                               (1000, 10), (1000, 100)):  # fmt: skip
         got = thousand.measure(replicas, writers, 0.2, 0.3)
         print(
             f"{replicas:8} {writers:7} {got.half_s:7.1f} {got.most_s:7.1f} {got.all_s:6.1f} "
-            f"{got.messages:7.0f} {got.kilobytes:4.0f}  {got.connections:.1f} connections "
-            f"(at most {got.connections_max}), at most {got.addresses_max} addresses",
+            f"{got.messages:7.0f} {got.kilobytes:4.0f} {got.hops:4.1f} (at most {got.hops_max}), "
+            f"{got.connections:.1f} connections "
+            f"(at most {got.connections_max}), at most {got.addresses_max} addresses, "
+            f"{got.components} parts, {got.memory_kib:.0f} KiB of memory each",
             flush=True,
         )
         agreed &= got.all_agree

@@ -5,8 +5,11 @@ replicas. A burst of writes is made while packets are lost and part of the repli
 is measured is how long, and how much, it takes until all that live hold everything.
 """
 
+import gc
 import math
-from collections.abc import Awaitable, Callable, Iterable
+import resource
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from types import SimpleNamespace
@@ -20,11 +23,14 @@ from piperfs.core.identity import Identity, generate
 from piperfs.core.ids import FILE, EpochId, LinkId, ReplicaId, VolumeId, make_inode_id
 from piperfs.core.manifest import node_children
 from piperfs.core.membership_rules import Member, MembershipState
+from piperfs.core.operation import decode_envelope
 from piperfs.core.record import Birth, ContentBody
 from piperfs.core.sealing import Keyring
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.committer import Committer
+from piperfs.protocol import messages as m
 from piperfs.replication.replicator import Replicator, ReplicatorOptions
+from piperfs.replication.session import Session
 from piperfs.store.change import PutContent, PutLink
 from piperfs.store.engine import MemoryEngine
 from piperfs.store.schema import NAMES
@@ -60,7 +66,37 @@ class Report(msgspec.Struct):
     all_s: float
     messages: float  # of each living replica
     kilobytes: float
+    hops: float  # that an operation came to a replica over, on average
+    hops_max: int
+    memory_kib: float  # of the whole process, for each replica
     all_agree: bool
+
+
+class Hops:
+    """Over how many connections each operation came to each replica at first."""
+
+    def __init__(self) -> None:
+        self.count: dict[tuple[bytes, bytes], int] = {}  # (operation, replica)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Look at every batch that a session takes in."""
+        take = Session._apply_batch
+
+        async def look(session: Session, batch: m.Operations) -> None:
+            for raw in batch.envelopes:
+                operation = decode_envelope(raw).id
+                before = self.count.get((operation, session.replica), 0)
+                own = session._store.replica
+                if not session._store.log.has(operation):
+                    self.count.setdefault((operation, own), before + 1)
+            await take(session, batch)
+
+        Session._apply_batch = look  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Session._apply_batch = take  # type: ignore[method-assign]
 
 
 class Members:
@@ -172,6 +208,7 @@ class Crowd:
         members = Members(identities)
         self.loss, self.writers = loss, writers
         self.dead_share = dead_share
+        self.hops = Hops()
         self.lights = [
             Light(n, identity, members, self.fabric, self._introducer(n), Random(f"{seed} {n}"))
             for n, identity in enumerate(identities)
@@ -187,6 +224,7 @@ class Crowd:
                 nursery.start_soon(light.run)
                 await trio.sleep(JOIN_EVERY_S)
             await trio.sleep(SETTLE_S)
+            gc.collect()
             report = await self._measure()
             nursery.cancel_scope.cancel()
         return report
@@ -205,15 +243,18 @@ class Crowd:
         begun = trio.current_time()
         for light in self.random.sample(alive, min(self.writers, len(alive))):
             light.write()
-        await self._wait(alive, begun)
+        with self.hops.counted():
+            await self._wait(alive, begun)
         times = sorted(light.done_at if light.done_at is not None else math.inf for light in alive)
         living = len(alive)
+        hops = self.hops.count.values()
         known = [len(light.replicator._dials) for light in alive]
         return Report(
             len(self.lights), self.writers, self.loss, len(dead), sum(before) / len(before),
             max(before), max(known), components, times[living // 2], times[living * 99 // 100],
             times[-1], (self.fabric.frames - frames) / living,
-            (self.fabric.bytes - moved) / living / 1024, times[-1] < math.inf,
+            (self.fabric.bytes - moved) / living / 1024, sum(hops) / max(1, len(hops)),
+            max(hops, default=0), peak_kib() / len(self.lights), times[-1] < math.inf,
         )  # fmt: skip
 
     async def _wait(self, alive: list[Light], begun: float) -> None:
@@ -225,6 +266,11 @@ class Crowd:
                 if light.store.log.durable_sum[0] >= total:
                     light.done_at = trio.current_time() - begun
             waiting = [light for light in waiting if light.done_at is None]
+
+
+def peak_kib() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def count_components(alive: list[Light]) -> int:
