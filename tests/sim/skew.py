@@ -26,9 +26,9 @@ LATER: set[ReplicaId] = set()  # builds that add features and fields
 def add_fields(frame: bytes) -> bytes:
     """The frame of a message as a later build would send it, with fields that nobody knows."""
     body = frame[LENGTH_BYTES:]
-    message = msgspec.msgpack.decode(body)
-    if len(frame) - LENGTH_BYTES != int.from_bytes(frame[:LENGTH_BYTES], "big"):
+    if len(body) != int.from_bytes(frame[:LENGTH_BYTES], "big"):
         return frame  # a part of a large one
+    message = msgspec.msgpack.decode(body)
     if message[0] == "hello":
         return frame  # every byte of it is signed: a later build adds features instead
     longer = msgspec.msgpack.encode([*message, *UNKNOWN])
