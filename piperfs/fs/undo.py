@@ -124,7 +124,8 @@ class Revert:
         link = LinkId(key)
         now = resolve.current_link(cast(Sequence[LinkHead], self.store.heads(Kind.LINK, link))).body
         if not others:
-            is_needed = not is_directory(key) and not self._has_other_name(now.target, link)
+            is_file = not is_directory(now.target)  # the link id of a file may begin like any other
+            is_needed = is_file and not self._has_other_name(now.target, link)
             return [] if is_needed or not now.alive else [KillLink(link)]
         before = resolve.current_link(cast(Sequence[LinkHead], others)).body
         changes: list[Change] = []

@@ -41,9 +41,9 @@ def revert(computer: Computer, author: Computer, since_ns: int) -> Counter:
     return counts
 
 
-def two():
-    owner = Computer("owner", clock=TestClock(MOMENT_S - 500))
-    other = Computer("other", clock=TestClock(MOMENT_S - 500))
+def two(entropy=random.randbytes):
+    owner = Computer("owner", clock=TestClock(MOMENT_S - 500), entropy=entropy)
+    other = Computer("other", clock=TestClock(MOMENT_S - 500), entropy=entropy)
     person = Person(owner, "owner")
     for folder in ("d", "d/e", "u"):
         owner.mkdir(folder)
@@ -123,8 +123,10 @@ def test_random_messes_are_undone(seed):
     assert described(owner) == described(other) == before
 
 
-def test_what_others_built_on_it_stays():
-    owner, other = two()
+@pytest.mark.parametrize("first", [b"f", b"d"])
+def test_what_others_built_on_it_stays(first):
+    """Whatever the random id of a file's link begins with: a directory's begins with a `d`."""
+    owner, other = two(lambda count: (first + random.randbytes(count))[:count])
     Person(other, "other").write("f", b"mess")
     Person(other, "other").write("new", b"mess")
     exchange(owner, other)
