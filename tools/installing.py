@@ -25,6 +25,7 @@ LINKS = {
 }
 UNITS = Path("/usr/local/lib/systemd/system")
 SERVICE = "piperfs@.service"
+SYSUSERS = Path("/usr/local/lib/sysusers.d/piperfs.conf")
 DOCUMENTS = Path("/usr/local/share/doc/piperfs")
 MANUALS = Path("/usr/local/share/man")
 COMPLETIONS = {
@@ -49,6 +50,8 @@ def install() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     _edit(UPDATEDB, updatedb.with_names)
+    if shutil.which("systemd-sysusers"):
+        subprocess.run(["systemd-sysusers", SYSUSERS], check=True)
     _reload()
     say("Installed: piperfs, mount -t piperfs, piperfs@.service, man piperfs")
 
@@ -59,7 +62,7 @@ def remove() -> None:
     for link, target in LINKS.items():
         if link.is_symlink() and link.readlink() == target:
             link.unlink()
-    paths = [UNITS / SERVICE, *COMPLETIONS.values(), *(path for path, _ in _pages())]
+    paths = [UNITS / SERVICE, SYSUSERS, *COMPLETIONS.values(), *(path for path, _ in _pages())]
     for path in paths:
         path.unlink(missing_ok=True)
     for directory in (HOME, DOCUMENTS):
@@ -68,7 +71,7 @@ def remove() -> None:
         _remove_if_empty(directory)
     _edit(UPDATEDB, updatedb.without_names)
     _reload()
-    say("Removed; the volumes in /var/lib/piperfs are untouched")
+    say("Removed; the volumes in /var/lib/piperfs are untouched, and so is the user piperfs")
 
 
 def _python() -> str:
@@ -85,6 +88,7 @@ def _python() -> str:
 def _files() -> Iterator[tuple[Path, bytes]]:
     """Everything beside the program itself: where it goes, and what it holds."""
     yield UNITS / SERVICE, (ROOT / "packaging/systemd" / SERVICE).read_bytes()
+    yield SYSUSERS, (ROOT / "packaging/sysusers" / SYSUSERS.name).read_bytes()
     for path in sorted((ROOT / "packaging/systemd").glob("home-shared.*")):
         yield DOCUMENTS / "examples" / path.name, path.read_bytes()
     for path in sorted((ROOT / "packaging/doc").glob("*.md")):

@@ -1,5 +1,6 @@
 """Commands that start daemons: mount and serve. `mount` comes back when the files can be used."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import click
 
 from piperfs.cli import mounted, output, spawn, unmount
 from piperfs.cli.volume import volume_argument
-from piperfs.control import places
+from piperfs.control import places, units
 
 FLAGS = (
     ("listen", "HOST:PORT", "Where other computers reach this one."),
@@ -62,13 +63,22 @@ def start_mount(
         output.note(f"{target}: already mounted")
         return
     unmount.free_abandoned(target)
-    helped = any(word.startswith("runas=") for word in options.split(","))
+    words = options.split(",")
+    if "service" in words:
+        spawn.run_helper(spawn.UNIT_MOUNT, "offer", str(state), str(target), options)
+        return
+    helped = any(word.startswith("runas=") for word in words) or _is_of_another(state)
     way = (spawn.MOUNTER,) if helped else ("mount",)
     arguments = [*way, str(state), str(target), "-o", options]
     arguments += ["--sloppy"] if sloppy else []
     if foreground:
         spawn.run_in_front(*arguments)
     spawn.start_detached(*arguments, session=not _is_automount(target))
+
+
+def _is_of_another(state: Path) -> bool:
+    """Whether this is root, and the volume somebody else's: his daemon runs as himself."""
+    return os.geteuid() == 0 and state.is_dir() and state.stat().st_uid != 0
 
 
 def _is_mounted_there(state: Path, target: Path) -> bool:
@@ -93,7 +103,13 @@ def _is_automount(target: Path) -> bool:
 @click.option("-d", "--detach", is_flag=True, help="Return when it serves, and go on behind.")
 def serve(volume: str, words: tuple[str, ...], detach: bool, **flags: Any) -> None:
     """Run a replica without a mount."""
-    arguments = ("serve", str(places.resolve_volume(volume)), "-o", _joined(words, flags))
+    state, options = places.resolve_volume(volume), _joined(words, flags)
+    descriptor = units.take_descriptor()
+    wanted = units.find_wanted(state.name)
+    if descriptor is not None and wanted is not None:
+        where = (str(state), wanted.mountpoint, "-o", f"{options},{wanted.options}")
+        spawn.run_in_front("mount", *where, "--fuse-fd", str(descriptor))
+    arguments = ("serve", str(state), "-o", options)
     if not detach:
         spawn.run_in_front(*arguments)
     spawn.start_detached(*arguments)

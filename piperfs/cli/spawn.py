@@ -19,12 +19,13 @@ from piperfs.control.messages import decode_reply
 from piperfs.core.errors import ExitCode, UserError
 
 MOUNTER = "mounter"  # the helper that mounts as root for a daemon of somebody else
+UNIT_MOUNT = "unit_mount"  # the one that mounts for the daemon of a unit
 
 
 def _command(*arguments: str) -> list[str]:
     # -P: a folder named like a library, wherever the user happens to be, is not imported.
-    if arguments[0] == MOUNTER:
-        return [sys.executable, "-P", "-m", "piperfs.daemon.mounter", *arguments[1:]]
+    if arguments[0] in (MOUNTER, UNIT_MOUNT):
+        return [sys.executable, "-P", "-m", f"piperfs.daemon.{arguments[0]}", *arguments[1:]]
     return [sys.executable, "-P", "-m", "piperfs.daemon", *arguments]
 
 
@@ -46,6 +47,17 @@ def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
             env=_environment(),
         )
     return ours, child
+
+
+def run_helper(*arguments: str) -> None:
+    """Run a helper to its end, in this process group. Raises UserError with its own words."""
+    done = subprocess.run(
+        _command(*arguments), env=_environment(), stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or ["the helper failed"]
+        code = done.returncode if done.returncode in list(ExitCode) else ExitCode.FAILED
+        raise UserError(reason[0].removeprefix("piperfs: "), ExitCode(code))
 
 
 def run_in_front(*arguments: str) -> NoReturn:

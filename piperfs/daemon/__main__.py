@@ -17,6 +17,7 @@ from piperfs.daemon import lifecycle, offline, run
 from piperfs.daemon.clock import SYSTEM_CLOCK
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import parse_options
+from piperfs.daemon.owner import become_owner
 from piperfs.fuse import guardian
 from piperfs.obs import log
 
@@ -46,6 +47,7 @@ def main() -> int:
     if arguments.way == "offline":
         log.configure(as_json=False, level="warning")
         control = socket.socket(fileno=arguments.control_fd)
+        become_owner(arguments.state, as_daemon=False)
         trio.run(offline.answer_one, arguments.state, control, SYSTEM_CLOCK)
         return ExitCode.DONE
     if arguments.way == "mount":
@@ -65,6 +67,9 @@ def main() -> int:
         )
         if job.descriptor is not None:
             lifecycle.gain_no_privileges()
+            starter.took_descriptor()
+        if arguments.way == "serve":
+            become_owner(arguments.state, as_daemon=True)
         trio.run(run.run, job, starter, SYSTEM_CLOCK)
     except* PiperError as group:
         error = _first(group)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from piperfs.control import places
 from piperfs.core.errors import ExitCode, PiperError, UserError
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import Options, parse_options
+from piperfs.daemon.owner import environment_of, find_owner
 from piperfs.daemon.statedir import read_volume_file
 from piperfs.fuse import mountpoint as points
 from piperfs.fuse.mountpoint import MountOptions
@@ -36,7 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         options = parse_options(arguments.options, sloppy=arguments.sloppy)
-        user = find_user(options.run_as or "")
+        user = find_user(options.run_as, arguments.state)
         label = check_state(arguments.state, user)
         descriptor = attach(arguments.mountpoint, label, options, user)
     except PiperError as error:
@@ -51,10 +51,14 @@ def main() -> int:
             points.detach(arguments.mountpoint)
 
 
-def find_user(name: str) -> pwd.struct_passwd:
-    """The user that the daemon shall run as. Raises UserError."""
+def find_user(name: str | None, state: Path) -> pwd.struct_passwd:
+    """The user that the daemon shall run as: the one named, or the owner. Raises UserError."""
     if os.geteuid() != 0:
         raise UserError("runas= needs root, which it gives up", ExitCode.REFUSED)
+    owner = find_owner(state) if name is None else None
+    if owner is not None:
+        return owner
+    name = name or "root"
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -78,7 +82,9 @@ def check_state(state: Path, user: pwd.struct_passwd) -> str:
 def attach(directory: Path, label: str, options: Options, user: pwd.struct_passwd) -> int:
     """Mount for another user; returns the descriptor to serve."""
     owner = (user.pw_uid, user.pw_gid)
-    how = MountOptions(label, options.read_only, options.allow_other, options.kernel, owner)
+    # Root mounts for everybody, as far as permissions let them, unless it names the user itself.
+    for_all = options.allow_other or options.run_as is None
+    how = MountOptions(label, options.read_only, for_all, options.kernel, owner)
     descriptor = points.attach(directory, how)
     points.raise_readahead(directory, points.READAHEAD_KIB)
     return descriptor
@@ -97,25 +103,13 @@ def run_daemon(
         group=user.pw_gid,
         extra_groups=[],
         umask=0o077,
-        env=_environment(user),
+        env=environment_of(user),
     )  # fmt: skip
     for number in kept:
         os.close(number)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopper(child, Path(arguments[1])))
     return child.wait()
-
-
-def _environment(user: pwd.struct_passwd) -> dict[str, str]:
-    """The daemon's sockets lie in a directory of its own, which root's commands know."""
-    directory = places.runtime_directory()
-    directory = directory.with_name(f"{directory.name}-{user.pw_name}")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chown(directory, user.pw_uid, user.pw_gid, follow_symlinks=False)
-    passed = ("PATH", "LANG", "PYTHONPATH", "NOTIFY_SOCKET", "WATCHDOG_USEC",
-              "CREDENTIALS_DIRECTORY", "PIPERFS_PASSPHRASE_FILE")  # fmt: skip
-    found = {name: os.environ[name] for name in passed if name in os.environ}
-    return {**found, "HOME": user.pw_dir, places.RUNTIME_VARIABLE: str(directory)}
 
 
 def _stopper(

@@ -7,6 +7,7 @@ protocol, so that the reason of a failed start reaches the terminal word for wor
 import os
 import socket
 
+from piperfs.control import units
 from piperfs.control.messages import Reply, encode, failure
 from piperfs.core.errors import PiperError
 
@@ -32,6 +33,10 @@ class Starter:
     def alive(self) -> None:
         """Reset the watchdog of the service manager."""
         self._notify("WATCHDOG=1")
+
+    def took_descriptor(self) -> None:
+        """The mount shall end with this process: nobody else is to keep its descriptor."""
+        self._notify(f"FDSTOREREMOVE=1\nFDNAME={units.DESCRIPTOR_NAME}")
 
     def stopping(self) -> None:
         """An orderly stop begins; give it time."""

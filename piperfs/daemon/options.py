@@ -49,6 +49,7 @@ class Options:
     kernel: tuple[str, ...] = ("nosuid", "nodev")  # passed to mount(2)
     idmap: IdMap = NO_MAP  # numbers for owners that peers name
     run_as: str | None = None  # the user that the daemon runs as, of a mount made by root
+    by_service: bool = False  # the daemon runs as piperfs@NAME.service
 
 
 Setter = Callable[[Options, str], Options]
@@ -127,6 +128,7 @@ def _without_kernel(options: Options, word: str) -> Options:
 FLAGS: Final[dict[str, Callable[[Options], Options]]] = {
     "ro": lambda options: replace(options, read_only=True),
     "allow_other": lambda options: replace(options, allow_other=True),
+    "service": lambda options: replace(options, by_service=True),
     "suid": lambda options: _without_kernel(options, "nosuid"),
     "dev": lambda options: _without_kernel(options, "nodev"),
 }

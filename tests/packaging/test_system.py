@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.slow]
 QUIET = "discovery=off,listen=127.0.0.1:0"
 FSTAB = f"home {{}} piperfs noauto,x-systemd.automount,_netdev,{QUIET} 0 0\n"
 SERVICE = "piperfs@.service"
+LOG = "/var/log/piperfs-test.log"
 PLACES = ("/usr/local", "/usr/sbin", "/etc/updatedb.conf")
 
 
@@ -117,6 +118,7 @@ def test_the_service_is_ready_watched_and_stopped_cleanly(system: System):
     system.must("mkdir", "-p", drop_in)
     system.must("sh", "-c", f"cat > {drop_in}/test.conf", stdin=text)
     options = 'PIPERFS_OPTIONS="--listen 127.0.0.1:0 --discovery off"\n'
+    system.must("sh", "-c", "echo 'root made it' > /var/lib/piperfs/home/by-root")
     system.must("sh", "-c", "cat > /etc/default/piperfs", stdin=options)
     system.must("systemctl", "daemon-reload")
 
@@ -126,6 +128,9 @@ def test_the_service_is_ready_watched_and_stopped_cleanly(system: System):
     assert system.show("piperfs@home", "StatusText").startswith("home is served at 127.0.0.1:")
     assert facts["pid"] == int(system.show("piperfs@home", "MainPID"))
 
+    assert_without_privileges(system, facts["pid"])
+    assert system.must("find", "/var/lib/piperfs/home", "-not", "-user", "piperfs") == ""
+
     system.must("kill", "-STOP", str(facts["pid"]))  # it hangs: the watchdog must notice
     eventually(lambda: int(system.show("piperfs@home", "NRestarts")) >= 1)
     eventually(lambda: system.run("piperfs", "digest", "home").returncode == 0)
@@ -133,6 +138,80 @@ def test_the_service_is_ready_watched_and_stopped_cleanly(system: System):
     system.must("systemctl", "stop", "piperfs@home")
     assert system.show("piperfs@home", "Result") == "success"
     assert system.must("piperfs", "fsck", "home") == "No findings.\n"
+
+
+def test_the_service_serves_what_mount_8_mounts(system: System):
+    drop_in = f"[Service]\nRestartSec=100ms\nStandardError=append:{LOG}\n"
+    path = "/etc/systemd/system/piperfs@home.service.d/test.conf"  # a busy machine, no watchdog
+    system.must("sh", "-c", f"cat > {path}", stdin=drop_in)
+    system.must("systemctl", "daemon-reload")
+    system.must("systemctl", "start", "piperfs@home")  # without a mount; it is taken over
+    system.must("mount", "-t", "piperfs", "-o", f"service,noexec,{QUIET}", "home", "/var/m")
+    facts = status(system)
+    assert facts["mountpoint"] == "/var/m"
+    assert facts["pid"] == int(system.show("piperfs@home", "MainPID"))
+    assert_without_privileges(system, facts["pid"])
+    words = system.must("findmnt", "-n", "-o", "OPTIONS", "/var/m").strip().split(",")
+    assert {"nosuid", "nodev", "noexec", "allow_other"} <= set(words)
+    system.must("sh", "-c", "echo served > /var/m/file; sync -f /var/m")
+    system.must("setpriv", "--reuid=65534", "--clear-groups", "ls", "/var/m")
+
+    system.must("kill", "-KILL", str(facts["pid"]))  # it comes back with its mount
+    eventually(lambda: system.run("cat", "/var/m/file").stdout == "served\n")
+    assert status(system)["pid"] not in (None, facts["pid"])
+
+    system.must("systemctl", "restart", "piperfs@home")
+    assert system.must("cat", "/var/m/file") == "served\n"
+    system.must("umount", "/var/m")
+    eventually(lambda: system.show("piperfs@home", "ActiveState") == "inactive")
+    assert system.show("piperfs@home", "Result") == "success"
+    assert "daemon.ready" in system.must("cat", LOG)
+    system.must("systemctl", "start", "piperfs@home")  # what was unmounted stays so
+    assert status(system)["mountpoint"] is None
+    system.must("systemctl", "stop", "piperfs@home")
+    assert system.must("piperfs", "fsck", "home") == "No findings.\n"
+    assert system.must("find", "/var/lib/piperfs/home", "-not", "-user", "piperfs") == ""
+
+
+def test_the_service_serves_a_line_in_fstab(system: System):
+    line = f"home /var/shared piperfs nofail,_netdev,service,{QUIET} 0 0\n"
+    system.must("sh", "-c", "cat > /etc/fstab", stdin=line)
+    system.must("systemctl", "daemon-reload")
+    system.must("systemctl", "start", "var-shared.mount")
+    system.must("sh", "-c", "echo again > /var/shared/new")
+    assert status(system)["pid"] == int(system.show("piperfs@home", "MainPID"))
+    system.must("systemctl", "stop", "var-shared.mount")
+    eventually(lambda: system.show("piperfs@home", "ActiveState") == "inactive")
+    assert "again" not in system.must("ls", "/var/shared")
+
+
+def test_the_service_gets_its_passphrase_as_a_credential_or_from_the_kernel(system: System):
+    system.must("mkdir", "-p", "/var/m")
+    system.must("piperfs", "protect", "home", stdin="correct horse\n")
+    refused = system.run("mount", "-t", "piperfs", "-o", f"service,{QUIET}", "home", "/var/m")
+    assert (refused.returncode, "needs its passphrase" in refused.stderr) == (32, True)
+    assert system.run("findmnt", "/var/m").returncode == 1
+    system.must("piperfs", "unlock", "home", stdin="correct horse\n")
+    system.must("systemctl", "start", "piperfs@home")
+    assert status(system)["key_protection"] == "keyring"
+    system.must("systemctl", "stop", "piperfs@home")
+    system.must("piperfs", "lock", "home")
+    system.must("mkdir", "-p", "/etc/credstore.encrypted")
+    seal = ("systemd-creds", "encrypt", "--with-key=host", "--name=piperfs.passphrase", "-")
+    system.must(*seal, "/etc/credstore.encrypted/piperfs.home", stdin="correct horse")
+    system.must("systemctl", "start", "piperfs@home")
+    assert status(system)["key_protection"] == "credential"
+    system.must("systemctl", "stop", "piperfs@home")
+    system.must("rm", "/etc/credstore.encrypted/piperfs.home")
+
+
+def assert_without_privileges(system: System, pid: int) -> None:
+    lines = system.must("cat", f"/proc/{pid}/status").splitlines()
+    daemon = {name: value.strip() for name, _, value in (each.partition(":") for each in lines)}
+    uid = system.must("id", "-u", "piperfs").strip()
+    assert daemon["Uid"].split() == [uid] * 4
+    assert (daemon["NoNewPrivs"], daemon["Seccomp"]) == ("1", "2")
+    assert {int(daemon[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
 
 
 def test_removal_leaves_nothing_but_volumes(system: System, before: str):

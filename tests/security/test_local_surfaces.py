@@ -3,17 +3,21 @@
 import os
 import signal
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
-import piperfs
 from piperfs.core.errors import UserError
 from piperfs.daemon.options import parse_idmap, parse_options
 from piperfs.fuse.mountpoint import MountOptions
-from tests.support.volumes import Replica, eventually, replicas, signal_wait, two_mounted
+from tests.support.volumes import (
+    Replica,
+    eventually,
+    replicas,
+    signal_wait,
+    two_mounted,
+    use_readable_python,
+)
 
 NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
@@ -148,16 +152,6 @@ def test_other_users_get_nothing_of_a_mount_and_its_daemon(tmp_path: Path) -> No
 def facts_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def use_readable_python(replica: Replica) -> None:
-    """An interpreter that anybody may run, wherever the one of the tests lies."""
-    try:
-        subprocess.run([sys.executable, "-c", "import trio"], user=NOBODY, check=True)
-    except (PermissionError, subprocess.CalledProcessError):
-        replica.program = ("/usr/bin/python3", *replica.program[1:])
-        places = (str(Path(piperfs.__path__[0]).parent), sysconfig.get_path("purelib"))
-        replica.environment["PYTHONPATH"] = os.pathsep.join(places)
 
 
 @pytest.fixture

@@ -19,11 +19,13 @@ TIMEOUT_S = 600  # an installation on a busy machine
 SYSTEMD = "/lib/systemd/systemd"
 BOOT = f"""set -e
 mount --make-rprivate /
+mount --make-rshared /
 for name in etc usr var; do
     mkdir -p "$BASE/$name.upper" "$BASE/$name.work"
     mount -t overlay -o "lowerdir=/$name,upperdir=$BASE/$name.upper,workdir=$BASE/$name.work" \
         overlay "/$name"
 done
+mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

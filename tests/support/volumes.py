@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import piperfs
+
 PIPERFS = (sys.executable, "-P", "-m", "piperfs")
 TIMEOUT_S = 60
+NOBODY = 65534
 
 
 class Replica:
@@ -113,14 +117,24 @@ class Replica:
             subprocess.run(["umount", "-l", str(self.mountpoint)], check=False)
 
 
+def use_readable_python(replica: Replica) -> None:
+    """An interpreter that anybody may run, wherever the one of the tests lies."""
+    try:
+        subprocess.run([sys.executable, "-c", "import trio"], user=NOBODY, check=True)
+    except (PermissionError, subprocess.CalledProcessError):
+        replica.program = ("/usr/bin/python3", *replica.program[1:])
+        places = (str(Path(piperfs.__path__[0]).parent), sysconfig.get_path("purelib"))
+        replica.environment["PYTHONPATH"] = os.pathsep.join(places)
+
+
 def signal_wait(process: int) -> None:
     select.select([process], [], [], TIMEOUT_S)
 
 
 @contextlib.contextmanager
-def replicas(base: Path, *names: str) -> Iterator[list[Replica]]:
+def replicas(base: Path, *names: str, kind: type[Replica] = Replica) -> Iterator[list[Replica]]:
     """Fresh replicas that are cleaned up at the end."""
-    made = [Replica(base, name) for name in names]
+    made = [kind(base, name) for name in names]
     try:
         yield made
     finally:
