@@ -8,7 +8,10 @@ broken or hostile clock does not spread; they win ties among concurrent writes a
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
+from piperfs.core.limits import CLOCK_AHEAD_S_MAX
+
 AHEAD_NS_MAX: Final = 300 * 1_000_000_000  # five minutes
+LOST_NS_MAX: Final = CLOCK_AHEAD_S_MAX * 1_000_000_000  # as others would hold back
 
 
 T = TypeVar("T")
@@ -27,7 +30,12 @@ class HybridClock:
         self.last = last
 
     def tick(self, now_ns: int) -> int:
-        """A new stamp, greater than every stamp given or followed before."""
+        """A new stamp, greater than every stamp given or followed before.
+
+        A clock that was set back by more than others bear was wrong: stamps begin anew.
+        """
+        if self.last > now_ns + LOST_NS_MAX:
+            self.last = now_ns
         self.last = max(self.last + 1, now_ns)
         return self.last
 

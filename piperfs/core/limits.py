@@ -25,6 +25,8 @@ VECTOR_ENTRIES_MAX: Final = 4096
 SEQ_MAX: Final = (1 << 63) - 1
 PREVIOUS_PARENTS_MAX: Final = 2
 CHANGED_DIRECTORIES_MAX: Final = 64  # that one write of a content names
+CLOCK_AHEAD_S_MAX: Final = 86_400  # what is dated later waits: no honest clock is a day off
+AHEAD_BYTES_MAX: Final = 16 * MIB  # of one author's that wait; the rest is asked for later
 
 # Chunks. Average size is a compromise that tools/bench/chunking.py measures: small enough that
 # a random 4 KiB update stays cheap, large enough that a stream is not drowned in bookkeeping.

@@ -37,6 +37,7 @@ from piperfs.core.ids import (
 from piperfs.core.record import (
     BODY_TYPES,
     AnyHead,
+    AttributesBody,
     Body,
     ContentBody,
     Head,
@@ -176,6 +177,18 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
         for row, body in zip(header.writes, bodies, strict=True)
     )
     return Operation(envelope.id, header.replica, header.seq, header.epoch, writes, raw)
+
+
+def latest_stamp(operation: Operation) -> int:
+    """The latest moment that anything in an operation is dated at and ordered by."""
+    found = [write.hlc for write in operation.writes]
+    for body in (write.body for write in operation.writes):
+        if isinstance(body, LinkBody):
+            found += [body.moved.hlc, *(place.moved.hlc for place in body.previous)]
+        elif isinstance(body, AttributesBody):
+            fields = (body.mode, body.owner, body.group, body.times)
+            found += [field.stamp.hlc for field in fields if field is not None]
+    return min(max(found), limits.SEQ_MAX)
 
 
 def decode_header(raw: bytes) -> Header:

@@ -260,6 +260,7 @@ class Node:
         self._withdraw(before, after)
         forks.release(self)
         forks.note_early(self)
+        self.store.ahead.drop(after.may_write)
         self.store.on_dirty()
         self._tell()
 

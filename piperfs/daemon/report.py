@@ -169,6 +169,7 @@ def _store(node: Node) -> StoreFacts:
         operations=log.count(),
         not_yet_durable=log.last_lseq - log.durable_lseq,
         chunks_wanted=node.store.chunks.want_count,
+        operations_ahead=len(node.store.ahead),
         bytes_used=node.store.bytes_used(),
         bytes_free=max(0, space.available),
     )
@@ -179,6 +180,13 @@ def _waiting(node: Node, known: Iterable[PeerFacts]) -> Iterator[Waiting]:
     if wanted and node.keeps_all:
         reason = "they arrive in the background" if node.is_daemon else "no daemon runs here"
         yield Waiting(what=f"{wanted} chunks", reason=reason)
+    for author, ahead in node.store.ahead.facts().items():
+        reason = (
+            "dated more than a day ahead of the clock of this computer, which passes them "
+            f"{iso(ahead.until_ns)}: one of the two clocks is wrong"
+        )
+        what = f"{ahead.operations} operations of {node.name_of(author)}"
+        yield Waiting(what=what, reason=reason, on=node.name_of(author))
     for peer in known:
         if peer.waits_for is not None and peer.state == "connected":
             yield Waiting(what="operations", reason=peer.waits_for, on=peer.name)
@@ -199,6 +207,9 @@ def samples(node: Node) -> Iterator[Sample]:
     forks = node.store.forks
     yield Sample("forks", "Members that signed two operations under one number.", len(forks.known))
     yield Sample("operations_held", "Operations beyond a fork.", forks.held_count)
+    for author, ahead in node.store.ahead.facts().items():
+        label = (("author", author.hex()[:12]),)
+        yield Sample("operations_ahead", "Dated too far ahead.", ahead.operations, label)
     aliases = node.store.shared_names
     yield Sample("shared_names", "Names that several directories share.", aliases)
     yield Sample("store_bytes", "Size of the store's file.", node.store.bytes_used())

@@ -85,6 +85,7 @@ class StoreFacts(Facts, frozen=True, kw_only=True):
     operations: int = 0
     not_yet_durable: int = 0
     chunks_wanted: int = 0
+    operations_ahead: int = 0  # dated more than a day ahead of the clock here
     bytes_used: int = 0
     bytes_free: int = 0
 

@@ -25,7 +25,7 @@ from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
 from piperfs.protocol.handshake import Fault, HandshakeError, Side
 from piperfs.protocol.messages import Peers
-from piperfs.replication import overlay
+from piperfs.replication import overlay, releasing
 from piperfs.replication.channel import Channel
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
@@ -95,10 +95,10 @@ class Replicator:
         self._local.on_members(self._members_changed)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            listening = await nursery.start(self._network.listen, self._accept)
-            self.listening = list(listening)
+            self.listening = list(await nursery.start(self._network.listen, self._accept))
             nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
             nursery.start_soon(self._tell_of_peers)
+            nursery.start_soon(releasing.run, self._local, self._content_arrived)
             for address in self._options.peers:
                 self.add_address(address, is_given=True)
             for address in self._remembered():

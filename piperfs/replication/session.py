@@ -9,7 +9,6 @@ rests on; the push is only fast.
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import trio
@@ -29,7 +28,7 @@ from piperfs.replication.gossip import Gossip
 from piperfs.replication.greeting import Greeted
 from piperfs.replication.ports import Local
 from piperfs.replication.serving import Serving
-from piperfs.replication.verifying import Verified, verify_operations
+from piperfs.replication.verifying import verify_fresh
 
 OPERATIONS_BYTES: Final = 384 * KIB  # of one message
 INLINE_CHUNK_BYTES_MAX: Final = 64 * KIB
@@ -37,7 +36,6 @@ INLINE_BYTES_MAX: Final = 448 * KIB
 DISK_RETRY_S: Final = 1
 KNOWN_MAX: Final = 50_000  # ids that the peer sent us, so that they are not sent back
 APPLY_AT_ONCE: Final = 64
-VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
 PING_S: Final = 5
 REPAIR_PAUSE_S: Final = 3
 REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
@@ -173,7 +171,9 @@ class Session:
                 durable_lseq=store.log.durable_lseq,
                 cursor_store=row.store or StoreId(b""),
                 cursor_lseq=row.cursor,
-                seen_seq=store.highest_seq_of(self.replica),
+                seen_seq=max(
+                    store.highest_seq_of(self.replica), store.ahead.highest_seq(self.replica)
+                ),
                 digest=store.digest(),
                 operations=store.log.durable_sum[0],
                 wall_ns=self._local.clock.now_ns(),
@@ -298,17 +298,18 @@ class Session:
         for raw in batch.envelopes:
             envelope = decode_envelope(raw)
             self._note_known(envelope.id)
-            if not self._store.log.has(envelope.id):
+            if not self._store.log.has(envelope.id) and envelope.id not in self._store.ahead:
                 fresh.append((raw, envelope))
-        verified = await self._verify(fresh)
+        verified = await verify_fresh(fresh, self._local)
         if verified.reasons:
             self.standing.refused += len(verified.reasons)
             self.standing.unheeded += len(verified.reasons)
             self.standing.last_reason = verified.reasons[-1]
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
-            applied = self._store.apply_remote(part, self._local.clock.now_ns())
-            self.standing.unheeded += applied.unattested + applied.held
+            now = self._local.clock.now_ns()
+            applied = self._store.apply_remote(part, now, self.replica)
+            self.standing.unheeded += applied.unattested + applied.crowded + applied.held
             for fork in applied.forks:
                 self._local.note_fork(fork)
             await trio.lowlevel.checkpoint()
@@ -317,18 +318,6 @@ class Session:
             self._move_cursor(batch.upto)
         self._applied.set()
         self._fetcher.wake()
-
-    async def _verify(self, fresh: list[tuple[bytes, Envelope]]) -> Verified:
-        check = partial(
-            verify_operations,
-            fresh,
-            self._store.volume,
-            self._local.graph.state(),
-            None if self._store.is_blind else self._local.keyring.unseal_bodies,
-        )
-        if len(fresh) <= VERIFY_INLINE_MAX:
-            return check()
-        return await self._local.clock.in_thread(check)
 
     def _note_known(self, operation: OperationId) -> None:
         self._known[operation] = None
@@ -374,6 +363,7 @@ class Session:
             self._fetcher.keeps_all
             and not self._store.chunks.want_count
             and not self.standing.unheeded
+            and not self._store.ahead.came_from(self.replica)
         )
 
     def content_arrived(self) -> None:
@@ -454,8 +444,9 @@ class Session:
         self._repaired_at = trio.current_time()
         log = self._store.log
         found = reconcile.compare(message.ranges, log.fingerprint, log.ids)
-        for start in range(0, len(found.wanted), m.ITEMS_MAX):
-            part = tuple(found.wanted[start : start + m.ITEMS_MAX])
+        wanted = [each for each in found.wanted if each not in self._store.ahead]
+        for start in range(0, len(wanted), m.ITEMS_MAX):
+            part = tuple(wanted[start : start + m.ITEMS_MAX])
             self.channel.send(m.WantOperations(part), urgent=False)
         self._owe(found.offered)
         if message.ranges:

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 from piperfs.core.errors import PeerError
 from piperfs.core.identity import verify
 from piperfs.core.ids import VolumeId
 from piperfs.core.membership_rules import MembershipState
 from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
+from piperfs.replication.ports import Local
+
+VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
 
 
 @dataclass(slots=True)
@@ -16,6 +21,13 @@ class Verified:
 
     operations: list[Operation] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+
+
+async def verify_fresh(fresh: Sequence[tuple[bytes, Envelope]], local: Local) -> Verified:
+    """Check operations by what is known here, in a thread if they are many."""
+    unseal = None if local.store.is_blind else local.keyring.unseal_bodies
+    check = partial(verify_operations, fresh, local.store.volume, local.graph.state(), unseal)
+    return check() if len(fresh) <= VERIFY_INLINE_MAX else await local.clock.in_thread(check)
 
 
 def verify_operations(

@@ -13,6 +13,7 @@ from piperfs.core.merge import insert
 from piperfs.core.operation import Operation, Write, decode_envelope
 from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.core.resolve import current_content
+from piperfs.store.ahead import Ahead
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.forks import Forks
 from piperfs.store.local import Parts, is_version
@@ -25,7 +26,8 @@ SEEN: Final = b"seen:"  # + replica in the table of facts: the author's highest 
 class Applied:
     """What a batch came to.
 
-    `unattested` claim to know writes that were never made; `held` lie beyond a fork; `forks` are
+    `unattested` claim to know writes that were never made; `held` lie beyond a fork; `ahead` are
+    dated too far ahead, and wait; `crowded` are too, and there was no room for them; `forks` are
     proofs that the batch made.
     """
 
@@ -33,6 +35,8 @@ class Applied:
     known: int = 0
     unattested: int = 0
     held: int = 0
+    ahead: int = 0
+    crowded: int = 0
     forks: list[Fork] = field(default_factory=list)
 
 
@@ -41,15 +45,21 @@ class RemoteWriter:
 
     is_blind = False
 
-    def __init__(self, replica: ReplicaId, parts: Parts, chunks: ChunkStore) -> None:
+    def __init__(self, replica: ReplicaId, parts: Parts, chunks: ChunkStore, ahead: Ahead) -> None:
         self._replica = replica
+        self._ahead = ahead
         self._parts = parts
         self._chunks = chunks
         self.forks = Forks(parts.tables, parts.log)
         self.found: list[Fork] = []  # proofs that nobody was told of yet
 
-    def apply(self, operation: Operation, now_ns: int, last_seq: int) -> str:
-        """Merge one verified operation; returns the field of `Applied` that counts it."""
+    def apply(
+        self, operation: Operation, now_ns: int, last_seq: int, source: ReplicaId | None
+    ) -> str:
+        """Merge one verified operation; returns the field of `Applied` that counts it.
+
+        What nobody sent just now, being taken over from a store of our own, never waits.
+        """
         if self._parts.log.has(operation.id):
             return "known"
         dot = dot_key(operation.replica, operation.seq)
@@ -61,6 +71,8 @@ class RemoteWriter:
             self.found.append(fork)
         if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
             return "unattested"
+        if source is not None and self._ahead.is_early(operation, now_ns):
+            return "ahead" if self._ahead.add(operation, source) else "crowded"
         self._note_seq(operation.replica, operation.seq)
         return "merged" if self.reapply(operation, now_ns) else "known"
 

@@ -25,7 +25,7 @@ from piperfs.store.tables import Table
 V = TypeVar("V")
 
 # Tables that nothing else could tell, copied row by row.
-COPIED: Final = ("meta", "local", "history", "digest", "peer", "member", "fork", "held")
+COPIED: Final = ("meta", "local", "history", "digest", "peer", "member", "fork", "held", "ahead")
 BATCH: Final = 256
 
 

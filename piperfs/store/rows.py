@@ -95,6 +95,15 @@ class WantRow(msgspec.Struct, array_like=True, frozen=True):
     order: int
 
 
+class AheadRow(msgspec.Struct, array_like=True, frozen=True):
+    """An operation that is dated too far ahead to be merged yet, as signed, and who sent it."""
+
+    envelope: bytes
+    author: ReplicaId
+    seq: int
+    source: ReplicaId
+
+
 class PeerRow(msgspec.Struct, array_like=True, frozen=True):
     """What is remembered of a peer between connections."""
 

@@ -18,6 +18,7 @@
 | chunk      | chunk id                         | sealed bytes (checked by their hash) |
 | digest     | keyed hash of plaintext (32)     | chunk id                   |
 | want       | chunk id                         | WantRow, while absent      |
+| ahead      | stamp (8), operation id          | AheadRow, until the clock passes it |
 | peer       | replica id                       | PeerRow                    |
 | member     | membership record id             | signed record              |
 | dot        | replica id, number (8)           | live operation with that number |
@@ -42,6 +43,7 @@ from piperfs.core.record import AttributesBody, ContentBody, Head, Kind, LinkBod
 from piperfs.store.cells import Cells
 from piperfs.store.engine import Engine
 from piperfs.store.rows import (
+    AheadRow,
     Bucket,
     HistoryRow,
     InodeRow,
@@ -75,6 +77,7 @@ NAMES: Final = (
     "chunk",
     "digest",
     "want",
+    "ahead",
     "peer",
     "member",
     "dot",
@@ -126,6 +129,7 @@ class Tables:
         self.chunk: Table[bytes] = Table("chunk", engine, raw_bytes())
         self.digest: Table[ChunkId] = table("digest", ChunkId)
         self.want: Table[WantRow] = table("want", WantRow)
+        self.ahead: Table[AheadRow] = table("ahead", AheadRow)
         self.peer: Table[PeerRow] = table("peer", PeerRow)
         self.member: Table[bytes] = Table("member", engine, raw_bytes(cells))
         self.dot: Table[bytes] = Table("dot", engine, raw_bytes(cells))

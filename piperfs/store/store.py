@@ -18,6 +18,7 @@ from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
 from piperfs.core.record import AnyHead, ContentHead, Kind
+from piperfs.store.ahead import Ahead
 from piperfs.store.blind import BlindWriter
 from piperfs.store.cells import Cells
 from piperfs.store.change import Change, Pin, PutContent
@@ -86,7 +87,8 @@ class Store:
         self._parts = parts
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         writer = BlindWriter if is_blind else RemoteWriter
-        self._remote = writer(self.replica, parts, self.chunks)
+        self.ahead = Ahead(self.tables.ahead)
+        self._remote = writer(self.replica, parts, self.chunks, self.ahead)
         self._frozen_lseq = 0
         self.full: ErrorKind | None = None  # why the last commit found no room, until one does
         self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
@@ -232,12 +234,17 @@ class Store:
                     self.chunks.note(chunk, change.body.height)
         self._local.apply(changes, now_ns, stamp)
 
-    def apply_remote(self, operations: Iterable[Operation], now_ns: int) -> Applied:
-        """Merge verified operations of other replicas; idempotent and in any order."""
+    def apply_remote(
+        self, operations: Iterable[Operation], now_ns: int, source: ReplicaId | None = None
+    ) -> Applied:
+        """Merge verified operations of other replicas; idempotent and in any order.
+
+        What `source` sent waits if it is dated too far ahead.
+        """
         self.require_writable()
         applied = Applied()
         for operation in operations:
-            outcome = self._remote.apply(operation, now_ns, self._local.last_seq)
+            outcome = self._remote.apply(operation, now_ns, self._local.last_seq, source)
             setattr(applied, outcome, getattr(applied, outcome) + 1)
         applied.forks, self._remote.found = self._remote.found, []
         self._report()

@@ -246,6 +246,8 @@ BOTH: dict[str, tuple[Callable[[int], object], ...]] = {
 }
 ELSEWHERE = {
     "HELD_BYTES_MAX": "test_what_is_held_has_a_bound",
+    "CLOCK_AHEAD_S_MAX": "tests/store/test_ahead.py",
+    "AHEAD_BYTES_MAX": "tests/store/test_ahead.py",
     "EARLY_FORKS_MAX": "test_proofs_about_nobody_have_a_bound",
     "TIME_NS_MAX": "test_times",
     "LINKS_PER_INODE_MAX": "test_links_of_one_inode",

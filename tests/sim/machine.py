@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import trio
 
 from piperfs.core.identity import Identity
-from piperfs.core.ids import ChunkId
+from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.membership import graph_of
 from piperfs.core.operation import Operation
 from piperfs.daemon.clock import Clock
@@ -182,11 +182,13 @@ class Machine:
         node.store.may_write = lambda: node.may_write
         apply_remote = node.store.apply_remote
 
-        def watched(operations: Iterable[Operation], now_ns: int) -> Applied:
+        def watched(
+            operations: Iterable[Operation], now_ns: int, source: ReplicaId | None = None
+        ) -> Applied:
             arrived = list(operations)
             if any(operation.replica == self.identity.replica for operation in arrived):
                 self.trace.sometimes("an operation came back to its author")
-            return apply_remote(arrived, now_ns)
+            return apply_remote(arrived, now_ns, source)
 
         node.store.apply_remote = watched  # type: ignore[method-assign]
         return node
