@@ -67,6 +67,8 @@ def rebuild(
             batch = []
             yield
     target.apply_remote(batch, now_ns)
+    if not target.is_blind:
+        target.recompute_times()
     target.commit(now_ns)
     yield from _copy_chunks(source, target, now_ns, salvage)
     _copy_special(source, target)

@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from piperfs.core.clock import HybridClock
 from piperfs.core.errors import ErrorKind, FsError, StoreError
-from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, root_of
+from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, is_directory, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
 from piperfs.core.record import AnyHead, ContentHead, Kind
@@ -271,6 +271,12 @@ class Store:
         counting = [decode(raw, unseal) for seq, raw in rows if seq <= until]
         self.apply_remote(counting, now_ns)
         return len(counting), len(rows) - len(counting)
+
+    def recompute_times(self) -> None:
+        """Directories are as new as the records at hand tell, since some were lost."""
+        keys = (InodeId(key) for key, _ in self.tables.inode.scan(b"", b"\xff" * 17))
+        self._parts.index.recompute_moments([key for key in keys if is_directory(key)])
+        self._forget_changes()
 
     def put_special(self, inode: InodeId, row: InodeRow) -> None:
         """Add a fifo, socket or device node, which stays on this replica."""

@@ -253,6 +253,7 @@ class Cluster:
             if self.chunks_may_be_lost:
                 for machine in self.judged:
                     await oracles.mend(self.desks[machine.name])
+                await self._quiet()  # computers that are not judged may have gone on writing
             self._judge()
             for machine in self.machines:
                 await self.stop(machine)
@@ -305,13 +306,18 @@ class Cluster:
         for machine in self.judged:
             with machine.visit():
                 await self.desks[machine.name].finish()
+        await self._quiet()
+        return trio.current_time() - begun
+
+    async def _quiet(self) -> None:
+        """Wait until everyone agrees. Raises Violation."""
+        begun = trio.current_time()
         while not oracles.is_quiet(self.judged, self._hopeless()):
             if trio.current_time() - begun > PEACE_S_MAX:
                 reasons = oracles.why_not_quiet(self.judged)
                 raise oracles.Violation(f"O9 agreement within {PEACE_S_MAX:.0f} s:{reasons}")
             self._pass_time()
             await trio.sleep(1)
-        return trio.current_time() - begun
 
     def _pass_time(self) -> None:
         """Let the clocks pass what waits for its date, as years would."""

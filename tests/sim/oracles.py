@@ -37,6 +37,8 @@ def is_quiet(machines: Sequence[Machine], hopeless: frozenset[bytes]) -> bool:
     for node in nodes:
         if node.store.has_uncommitted and node.store._local.waiting:
             return False
+        if node.store.log.last_lseq > node.store.log.durable_lseq:  # which no digest counts yet
+            return False
         if any(chunk not in hopeless for chunk in node.store.chunks.wanted(1 << 20)):
             return False
     return len({node.store.digest() for node in nodes}) == 1
