@@ -232,6 +232,7 @@ class Actions:
             change = RetargetLink(there.place.link, found.inode)
             gone = self.removal(found)
             return [*self.copies_beside(there), *fixed, change, *gone] if rows[0] else []
+        self._end_session(there.inode)
         body = self.store.contents(found.inode)[0].body
         version = self.node.version(body.target)
         return [
@@ -240,6 +241,13 @@ class Actions:
             *fixed,
             *self.removal(found),
         ]
+
+    def _end_session(self, inode: InodeId) -> None:
+        """An open file that is replaced goes on without a name, and makes no more versions."""
+        pin: Pin | None = getattr(self.node, "open_pin", None)
+        if pin is not None and pin.inode == inode:
+            self.store.unpin(inode)
+            self.node.open_pin = None  # type: ignore[attr-defined]
 
     def is_below(self, directory: InodeId, ancestor: InodeId) -> bool:
         inode = directory
