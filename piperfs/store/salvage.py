@@ -91,7 +91,10 @@ class SalvageEngine:
 
 # What a store reads before it can be asked anything, and peers or records tell again, or time makes
 # worthless.
-NEEDED = ("meta", "member", "want", "peer", "bucket", "inode", "fork", "held")
+NEEDED = (
+    "meta", "member", "want", "peer", "bucket", "inode", "conflict", "alias", "pointer", "fork",
+    "held", "ahead",
+)  # fmt: skip
 # Facts that name a position in this store: without one of them, none means anything.
 POSITIONS = (b"store", b"last_lseq", b"log_sum")
 
