@@ -48,6 +48,11 @@ def _print_status(facts: dict[str, Any]) -> None:
         f"{store['not_yet_durable']} not yet durable, {store['chunks_wanted']} chunks wanted"
     )
     output.line(f"key        {_protection(facts['key_protection'])}")
+    for each in facts["offences"]:
+        detail = f" ({each['detail']})" if each["detail"] else ""
+        times = "once" if each["count"] == 1 else f"{each['count']} times"
+        ago = output.ago(each["last_s"])
+        output.line(f"offence    {each['name']} {each['what']}: {times}, last {ago}{detail}")
     for check, reason in facts["health"].items():
         output.line(f"warning    {check}: {reason}")
 

@@ -63,6 +63,10 @@ class PeerError(PiperError):
     """A peer sent something that no correct peer sends; the message names the rule it broke."""
 
 
+class NoKeyError(PeerError):
+    """The key of an epoch has not come yet; nobody broke a rule."""
+
+
 class DisconnectedError(PeerError):
     """A connection ended; nobody broke a rule."""
 

@@ -60,6 +60,14 @@ RENEWALS_MAX: Final = 64  # of one device: copies are rare, records are for ever
 INTRODUCTION_RECORDS_MAX: Final = 4
 INTRODUCTION_BYTES_MAX: Final = 3 * KIB  # in a hello, of 4 KiB at most
 
+# Operations that claim to know what nobody has shown to exist.
+WAITING_OPERATIONS_MAX: Final = 1024
+WAITING_PER_SENDER_MAX: Final = 256  # so that four liars cannot crowd out a fifth by one
+WAITING_BYTES_PER_SENDER_MAX: Final = 4 * MIB
+
+# What is remembered of members that misbehave.
+OFFENCES_MAX: Final = 1024
+
 # The wire.
 FRAME_BYTES_MAX: Final = 1 * MIB + 64
 FRAME_BYTES_PER_S_MIN: Final = 4 * KIB  # of a frame that takes longer than FRAME_GRACE_S

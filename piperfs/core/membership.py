@@ -9,7 +9,7 @@ nothing.
 from collections.abc import Iterable, Iterator
 
 from piperfs.core.errors import PeerError
-from piperfs.core.identity import Identity, verify
+from piperfs.core.identity import Identity, PublicKeys, verify
 from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.core.limits import (
     INTRODUCTION_RECORDS_MAX,
@@ -48,13 +48,14 @@ class MembershipGraph:
         self._counting: Counting | None = None  # of all records
         self._state: MembershipState | None = None
         self._records: dict[RecordId, bytes] | None = None
+        self._keys: dict[ReplicaId, PublicKeys] = {}
 
     def copy(self) -> "MembershipGraph":
         """The same records, to go on differently."""
         other = MembershipGraph(self.volume)
         other._nodes, other._pending = dict(self._nodes), dict(self._pending)
         other._heads, other._everything = set(self._heads), self._everything
-        other._state = self._state
+        other._state, other._keys = self._state, dict(self._keys)
         return other
 
     def add(self, raw: bytes) -> list[RecordId]:
@@ -98,12 +99,22 @@ class MembershipGraph:
         self._everything |= node.bit
         self._heads = (self._heads - set(record.parents)) | {identity}
         self._state = self._records = None
+        if isinstance(record.statement, Genesis | Join):
+            keys = record.statement.keys
+            self._keys[keys.replica] = keys
 
     def _past(self, node: Node) -> Counting:
         """The evaluation of what a record builds on."""
         if node.seen == self._everything:
             return self._count()
         return count(other for other in self._nodes.values() if node.seen & other.bit)
+
+    def keys_of(self, replica: ReplicaId) -> PublicKeys | None:
+        """The keys of a device that was ever let in, be it removed or let in by nobody who might.
+
+        What it signed says nothing any more, but that it was signed.
+        """
+        return self._keys.get(replica)
 
     def _count(self) -> Counting:
         if self._counting is None:

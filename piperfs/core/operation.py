@@ -1,7 +1,7 @@
 """Operations: what one local action wrote, signed as a whole and applied as a whole.
 
     envelope  = [header, sealed bodies, signature]
-    header    = [format, replica, seq, epoch, [[kind, key, hlc, vector, refs], ...]]
+    header    = [format, replica, seq, epoch, [[kind, key, hlc, vector, refs], ...], seen]
     id        = BLAKE3(len(header) | header | sealed)
     signature = Ed25519(context | volume | id)
 
@@ -9,9 +9,13 @@ The header is in the clear: kinds, keys, vectors and chunk ids are all that a re
 needs to merge, to fetch and to collect. Names, targets and values are in the sealed part. The
 bytes are kept exactly as they were signed and never encoded again, so verification cannot
 disagree between versions of an encoder. On the wire a vector omits the write's own dot.
+
+A removal says in its sealed body which versions its author had seen; what the writes' own vectors
+do not say of that stands in `seen`. So everything that an operation *claims* to know of others is
+in the clear, and even a replica without keys can ask for proof of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -46,6 +50,7 @@ from piperfs.core.record import (
     XattrBody,
     xattr_key,
 )
+from piperfs.core.version_vector import join
 
 FORMAT: Final = 1
 SIGNATURE_CONTEXT: Final = b"piperfs operation v1"
@@ -75,6 +80,12 @@ class Operation(msgspec.Struct, frozen=True):
     epoch: EpochId
     writes: tuple[Write, ...]
     envelope: bytes  # exactly as signed
+    seen: tuple[tuple[ReplicaId, int], ...] = ()
+
+    @property
+    def claims(self) -> dict[ReplicaId, int]:
+        """The highest number of each other author that it says to know."""
+        return join((*(write.based_on for write in self.writes), dict(self.seen)))
 
     def head(self, write: Write) -> AnyHead:
         """The write as the record keeps it."""
@@ -101,6 +112,17 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     seq: int
     epoch: EpochId
     writes: tuple[HeaderWrite, ...]
+    seen: tuple[tuple[ReplicaId, int], ...] = ()  # by bodies, beyond the writes' vectors; sorted
+
+    @property
+    def refs(self) -> tuple[ChunkId, ...]:
+        """The chunks that the operation refers to."""
+        return tuple(chunk for write in self.writes for chunk in write.refs)
+
+    @property
+    def claims(self) -> dict[ReplicaId, int]:
+        """The highest number of each other author that the operation says to know."""
+        return join((*(dict(row.vector) for row in self.writes), dict(self.seen)))
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -146,9 +168,22 @@ def encode(
         )
         for write in writes
     )
-    header = _encode(Header(FORMAT, replica, seq, epoch, rows))
+    header = _encode(Header(FORMAT, replica, seq, epoch, rows, _seen(replica, writes)))
     sealed = seal(header, _encode([write.body for write in writes]))
     return Envelope(header, sealed, b"")
+
+
+def _seen(replica: ReplicaId, writes: tuple[Write, ...]) -> tuple[tuple[ReplicaId, int], ...]:
+    """What bodies say to have seen of others, where it goes beyond the writes' vectors."""
+    known = join(write.based_on for write in writes)
+    seen = join(vector for write in writes for vector in _vectors_in(write.body))
+    return tuple(sorted((r, s) for r, s in seen.items() if r != replica and s > known.get(r, 0)))
+
+
+def _vectors_in(body: Body | None) -> Iterable[Mapping[ReplicaId, int]]:
+    if isinstance(body, LinkBody):
+        return (body.content_seen,)
+    return body.links_seen.values() if isinstance(body, ContentBody) else ()
 
 
 def decode_envelope(raw: bytes) -> Envelope:
@@ -176,7 +211,9 @@ def decode(raw: bytes, unseal: Unseal | None) -> Operation:
         Write(row.kind, row.key, row.hlc, dict(row.vector), row.refs, body)
         for row, body in zip(header.writes, bodies, strict=True)
     )
-    return Operation(envelope.id, header.replica, header.seq, header.epoch, writes, raw)
+    return Operation(
+        envelope.id, header.replica, header.seq, header.epoch, writes, raw, header.seen
+    )
 
 
 def latest_stamp(operation: Operation) -> int:
@@ -196,10 +233,9 @@ def decode_header(raw: bytes) -> Header:
     return _open_header(decode_envelope(raw))
 
 
-def refs_of(envelope: Envelope) -> tuple[ChunkId, ...]:
-    """The chunks that an operation of our own log refers to."""
-    writes = _decode_header(envelope.header).writes
-    return tuple(chunk for write in writes for chunk in write.refs)
+def header_of(envelope: Envelope) -> Header:
+    """The clear part of an operation that was checked before it was kept."""
+    return _decode_header(envelope.header)
 
 
 def _open_header(envelope: Envelope) -> Header:
@@ -224,6 +260,7 @@ def _open_bodies(header: Header, plain: bytes) -> list[Body | None]:
     for row, body in zip(header.writes, bodies, strict=True):
         assert body is not None
         _CHECKS[row.kind](row, body)
+    _check_seen(header, bodies)
     return bodies
 
 
@@ -239,20 +276,30 @@ def _check_header(header: Header) -> None:
     _require(0 < len(header.writes) <= limits.OPERATION_WRITES_MAX, "it holds 1 to 256 writes")
     seen = {(row.kind, row.key) for row in header.writes}
     _require(len(seen) == len(header.writes), "it writes each record once")
+    _check_vector(header, header.seen)
     for row in header.writes:
-        _check_vector(header, row)
+        _check_vector(header, row.vector)
         _require(0 <= row.hlc <= limits.SEQ_MAX, "a time stamp lies in 0..2^63-1")
         _require(len(row.key) == INODE_ID_SIZE, "a record key has 16 bytes")
         _require(all(len(ref) == CHUNK_ID_SIZE for ref in row.refs), "a chunk id has 32 bytes")
 
 
-def _check_vector(header: Header, row: HeaderWrite) -> None:
-    _require(len(row.vector) <= limits.VECTOR_ENTRIES_MAX, "a vector has at most 4096 entries")
-    replicas = [replica for replica, _ in row.vector]
+def _check_seen(header: Header, bodies: Iterable[Body | None]) -> None:
+    claims = header.claims
+    seen = join(vector for body in bodies for vector in _vectors_in(body))
+    _require(
+        all(s <= claims.get(r, 0) for r, s in seen.items() if r != header.replica),
+        "what a removal has seen stands in the clear",
+    )
+
+
+def _check_vector(header: Header, vector: tuple[tuple[ReplicaId, int], ...]) -> None:
+    _require(len(vector) <= limits.VECTOR_ENTRIES_MAX, "a vector has at most 4096 entries")
+    replicas = [replica for replica, _ in vector]
     _require(replicas == sorted(set(replicas)), "a vector is sorted and names a replica once")
     _require(header.replica not in replicas, "a vector leaves out the author's own entry")
     _require(
-        all(len(r) == INODE_ID_SIZE and 0 < s <= limits.SEQ_MAX for r, s in row.vector),
+        all(len(r) == INODE_ID_SIZE and 0 < s <= limits.SEQ_MAX for r, s in vector),
         "a vector's entries are replica ids with positive numbers",
     )
 

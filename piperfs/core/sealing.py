@@ -16,7 +16,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import NoKeyError, PeerError
 from piperfs.core.ids import ChunkId, EpochId, VolumeId
 
 PLAIN: Final = b"\x01"
@@ -181,5 +181,5 @@ class Keyring:
     def _sealer(self, epoch: EpochId) -> EpochSealer:
         sealer = self._sealers.get(epoch)
         if sealer is None:
-            raise PeerError(f"no key for epoch {epoch.hex()[:12]} is known here")
+            raise NoKeyError(f"no key for epoch {epoch.hex()[:12]} is known here")
         return sealer

@@ -6,6 +6,7 @@ for one thing that is not in sync always gets the reason with it.
 
 import datetime as dt
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,15 @@ import trio
 from piperfs.core.ids import InodeId, ReplicaId
 from piperfs.daemon import census
 from piperfs.daemon.node import Node
-from piperfs.obs.facts import ConflictFacts, MemberFacts, PeerFacts, Status, StoreFacts, Waiting
+from piperfs.obs.facts import (
+    ConflictFacts,
+    MemberFacts,
+    OffenceFacts,
+    PeerFacts,
+    Status,
+    StoreFacts,
+    Waiting,
+)
 from piperfs.obs.metrics import Sample
 from piperfs.store.directory import Found
 
@@ -155,11 +164,28 @@ def status(node: Node) -> Status:
         in_sync=in_sync,
         waiting=waiting,
         peers=known,
+        offences=list(offences(node)),
         conflicts=sum(1 for _ in node.store.conflicts()),
         key_protection=node.key_protection,
         store=_store(node),
         health=node.health(),
     )
+
+
+def offences(node: Node) -> Iterator[OffenceFacts]:
+    """What members did wrong within the last month."""
+    now = node.clock.now_ns()
+    for replica, offence, row in node.store.offences.all(now):
+        yield OffenceFacts(
+            replica=replica.hex(),
+            name=node.name_of(replica),
+            what=offence.text,
+            detail=row.detail,
+            count=row.count,
+            first=iso(row.first_ns),
+            last=iso(row.last_ns),
+            last_s=(now - row.last_ns) / 1e9,
+        )
 
 
 def _store(node: Node) -> StoreFacts:
@@ -187,9 +213,22 @@ def _waiting(node: Node, known: Iterable[PeerFacts]) -> Iterator[Waiting]:
         )
         what = f"{ahead.operations} operations of {node.name_of(author)}"
         yield Waiting(what=what, reason=reason, on=node.name_of(author))
+    yield from _unproved(node)
     for peer in known:
         if peer.waits_for is not None and peer.state == "connected":
             yield Waiting(what="operations", reason=peer.waits_for, on=peer.name)
+
+
+def _unproved(node: Node) -> Iterator[Waiting]:
+    """Operations that claim to know what nobody has shown, by author, author claimed and sender."""
+    waiting = node.store.waiting
+    found = Counter((each.operation.replica, each.lacks, each.sender) for each in waiting)
+    for (author, lacks, sender), count in found.items():
+        yield Waiting(
+            what=f"{count} operations of {node.name_of(author)}",
+            reason=f"they claim to know writes of {node.name_of(lacks)} that nobody has shown",
+            on=None if sender is None else node.name_of(sender),
+        )
 
 
 def samples(node: Node) -> Iterator[Sample]:
@@ -201,6 +240,9 @@ def samples(node: Node) -> Iterator[Sample]:
         "Operations applied but not yet durable.",
         log.last_lseq - log.durable_lseq,
     )
+    known = len(node.store.offences.all(node.clock.now_ns()))
+    yield Sample("offences", "Members and what they did wrong, of the last month.", known)
+    yield Sample("operations_unproved", "Operations that claim too much.", len(node.store.waiting))
     yield Sample("conflicts", "Versions beside others.", sum(1 for _ in node.store.conflicts()))
     yield Sample("chunks_wanted", "Absent chunks of live versions.", chunks.want_count)
     yield Sample("chunks_damaged", "Chunks found damaged.", chunks.damaged, counts_up=True)

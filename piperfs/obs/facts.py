@@ -79,6 +79,19 @@ class Waiting(Facts, frozen=True, kw_only=True):
     on: str | None = None
 
 
+class OffenceFacts(Facts, frozen=True, kw_only=True):
+    """What a member did that no correct program does."""
+
+    replica: str
+    name: str
+    what: str
+    detail: str
+    count: int
+    first: str  # ISO 8601
+    last: str
+    last_s: float  # how long ago
+
+
 class StoreFacts(Facts, frozen=True, kw_only=True):
     """The local store in numbers."""
 
@@ -106,6 +119,7 @@ class Status(Facts, frozen=True, kw_only=True):
     in_sync: bool | None = None  # None: nobody to compare with
     waiting: list[Waiting] = []
     peers: list[PeerFacts] = []
+    offences: list[OffenceFacts] = []
     conflicts: int = 0
     key_protection: str = "none"
     store: StoreFacts = StoreFacts()

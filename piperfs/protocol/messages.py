@@ -162,6 +162,15 @@ class Operations(msgspec.Struct, array_like=True, frozen=True, tag="operations")
     chunks: Items[tuple[Chunk, bytes]] = ()
 
 
+class Authors(msgspec.Struct, array_like=True, frozen=True, tag="authors"):
+    """The newest operations of authors, which prove how far these have counted.
+
+    They go in front of operations that claim to know as much, and need not be alive themselves.
+    """
+
+    newest: Items[bytes]
+
+
 class Ack(msgspec.Struct, array_like=True, frozen=True, tag="ack"):
     """What is durable at the sender of this: operations, and operations with all content."""
 
@@ -245,6 +254,7 @@ Message: TypeAlias = (
     | Members
     | Fork
     | Operations
+    | Authors
     | Ack
     | Want
     | Chunks
@@ -262,6 +272,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 _REASONS: Final[dict[type, str]] = {
     Operations: "operations",
+    Authors: "operations",
     WantOperations: "operations",
     Chunks: "content",
     Have: "content",

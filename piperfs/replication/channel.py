@@ -130,7 +130,7 @@ class Channel:
                         raise DisconnectedError("it closed the connection")
                     size += len(data)
                     if is_too_slow(size, trio.current_time() - begun):
-                        raise PeerError("it drips its messages")
+                        raise DisconnectedError("it drips its messages")
                     found = [self._take(body) for body in self._reader.feed(data)]
                     if found:
                         return found

@@ -6,7 +6,7 @@ tells what is new since whenever something is.
 
 from typing import Final
 
-from piperfs.core.errors import PeerError
+from piperfs.core.errors import DisconnectedError
 from piperfs.core.forks import Fork
 from piperfs.core.ids import ReplicaId
 from piperfs.core.limits import KIB
@@ -54,7 +54,7 @@ class Gossip:
         """Take in records. Raises PeerError if one is wrong, or the peer no member any more."""
         self._local.add_records(message.records)
         if not self._local.graph.state().may_connect(self._replica):
-            raise PeerError("it was removed from the volume")
+            raise DisconnectedError("it was removed from the volume")
 
     def note_fork(self, message: m.Fork) -> None:
         """Take in a proof. Raises PeerError if it proves nothing."""

@@ -38,5 +38,5 @@ def release(local: Local) -> int:
         envelopes = [(raw, decode_envelope(raw)) for raw in due]
         verified = verify_operations(envelopes, store.volume, local.graph.state(), unseal)
         store.apply_remote(verified.operations, now)
-        log.info("operations.caught_up", count=len(due), refused=len(verified.reasons))
+        log.info("operations.caught_up", count=len(due), refused=len(verified.refusals))
     return len(due)

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 from msgspec.structs import replace
 
-from piperfs.core.errors import PeerError, PiperError
+from piperfs.core.errors import DisconnectedError, PeerError, PiperError
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.limits import SESSIONS_HELD_MAX
 from piperfs.obs.facts import PeerFacts
@@ -27,6 +27,7 @@ from piperfs.protocol.handshake import Fault, HandshakeError, Side
 from piperfs.protocol.messages import Peers
 from piperfs.replication import overlay, releasing
 from piperfs.replication.channel import Channel
+from piperfs.replication.conduct import first_of
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
@@ -229,7 +230,7 @@ class Replicator:
             except* HandshakeError as group:
                 reason = self._note_refusal(link, group)
             except* PiperError as group:
-                reason = _first(group)
+                reason = str(first_of(group))
             except* Exception:  # whatever a peer sends must not end the daemon
                 log.exception("peer.failed", address=link.address)
                 reason = "an internal error, which the log shows"
@@ -238,7 +239,7 @@ class Replicator:
         return reason
 
     def _note_refusal(self, link: Link, group: BaseExceptionGroup[HandshakeError]) -> str:
-        reason = _first(group)
+        reason = str(first_of(group))
         for error in group.exceptions:
             if isinstance(error, HandshakeError) and error.fault not in UNREFUSED:
                 self.refusals.note(link.address, error)
@@ -252,7 +253,7 @@ class Replicator:
             await self._send_elsewhere(channel, replica)
         opposite = rival is not None and rival.side is not greeted.side
         if rival is not None and opposite and self._is_better(rival.side, replica):
-            raise PeerError("there is a connection already")
+            raise DisconnectedError("there is a connection already")
         session = Session(
             channel,
             greeted,
@@ -271,7 +272,7 @@ class Replicator:
                     rival.close()
                 nursery.start_soon(session.run)
                 await session.closed.wait()
-                raise PeerError("there is a better connection")
+                raise DisconnectedError("there is a better connection")
         finally:
             if self._sessions.get(replica) is session:
                 del self._sessions[replica]
@@ -289,7 +290,7 @@ class Replicator:
         channel.send(self._some_known(replica))
         with trio.move_on_after(GOODBYE_S):
             await channel.flush()
-        raise PeerError("there are connections enough")
+        raise DisconnectedError("there are connections enough")
 
     def _dial_again(self, replica: ReplicaId) -> None:
         """Whoever is gone may be back at once, whichever side dialled before."""
@@ -491,10 +492,3 @@ class Replicator:
                 label = (("author", member.replica.hex()[:12]),)
                 lag = max(0.0, now / 1e9 - seen / 1e3)
                 yield Sample("lag_seconds", "Age of an author's newest operation.", lag, label)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> str:
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    return str(inner)

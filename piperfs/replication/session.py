@@ -8,7 +8,6 @@ rests on; the push is only fast.
 
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -16,23 +15,22 @@ from msgspec.structs import replace
 
 from piperfs.core.errors import PeerError, StoreError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
-from piperfs.core.limits import KIB
 from piperfs.core.operation import Envelope, decode_envelope
-from piperfs.core.operation import refs_of as refs_of_operation
 from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
+from piperfs.replication.batches import OPERATIONS_BYTES, Batches
 from piperfs.replication.channel import Channel
+from piperfs.replication.conduct import Conduct
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.gossip import Gossip
 from piperfs.replication.greeting import Greeted
 from piperfs.replication.ports import Local
 from piperfs.replication.serving import Serving
-from piperfs.replication.verifying import verify_fresh
+from piperfs.replication.standing import Standing
+from piperfs.replication.verifying import verify_batch, verify_newest
+from piperfs.store.remote import shown_by
 
-OPERATIONS_BYTES: Final = 384 * KIB  # of one message
-INLINE_CHUNK_BYTES_MAX: Final = 64 * KIB
-INLINE_BYTES_MAX: Final = 448 * KIB
 DISK_RETRY_S: Final = 1
 KNOWN_MAX: Final = 50_000  # ids that the peer sent us, so that they are not sent back
 APPLY_AT_ONCE: Final = 64
@@ -44,25 +42,6 @@ SEQ_AHEAD_MAX: Final = 30 * 365 * 86_400_000  # milliseconds unless clocks jump,
 BATCHES_WAITING_MAX: Final = 4
 
 log = get_logger("replication")
-
-
-@dataclass(slots=True)
-class Standing:
-    """How far the two are, for status and for `sync`."""
-
-    acked: int = 0  # of our lseq: durable there
-    complete: int = 0  # and with all content
-    sent: int = 0
-    cursor: int = 0  # of their lseq: applied here
-    durable: int = 0  # of their lseq: what they have
-    digest: bytes = b""
-    unheeded: int = 0  # operations of theirs that were not taken in: refused, or unknown history
-    refused: int = 0  # operations of theirs that did not verify
-    last_reason: str = ""
-    rolled_back: int = 0  # operations that it had once and has no more
-    rtt_s: float | None = None
-    keeps_all: bool = True  # it means to hold all content
-    clock_offset_s: float = 0  # how far its clock is before ours
 
 
 class Session:
@@ -107,10 +86,13 @@ class Session:
         self._repaired_at = float("-inf")
         self._repair_pause_s: float = REPAIR_PAUSE_S
         self._pinged: dict[int, float] = {}
-        send, receive = trio.open_memory_channel[m.Operations](BATCHES_WAITING_MAX)
+        self._batches = Batches(local.store)
+        self._conduct = Conduct(local, greeted.replica)
+        send, receive = trio.open_memory_channel[m.Operations | m.Authors](BATCHES_WAITING_MAX)
         self._batches_in, self._batches_out = send, receive
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
             m.Operations: send.send,
+            m.Authors: send.send,
             m.Chunks: lambda x: fetcher.receive(self, x.chunks, x.absent),
             m.Have: lambda x: fetcher.hope_again(self, x.chunks),
             m.Want: self._serving.note,
@@ -130,22 +112,26 @@ class Session:
         """Talk until the connection ends. Raises PeerError with the reason."""
         self._fetcher.connect(self)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.channel.run_writer)
-                nursery.start_soon(self._apply_batches)
-                nursery.start_soon(self._acknowledge)
-                nursery.start_soon(self._push)
-                nursery.start_soon(self._serving.run)
-                nursery.start_soon(self._ping)
-                self.gossip.tell()
-                self.send_state()
-                for message in self._first:
-                    await self._handle(message)
-                while True:
-                    for message in await self.channel.receive():
-                        await self._handle(message)
+            with self._conduct.blaming():
+                await self._run()
         finally:
             self._fetcher.disconnect(self)
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.channel.run_writer)
+            nursery.start_soon(self._apply_batches)
+            nursery.start_soon(self._acknowledge)
+            nursery.start_soon(self._push)
+            nursery.start_soon(self._serving.run)
+            nursery.start_soon(self._ping)
+            self.gossip.tell()
+            self.send_state()
+            for message in self._first:
+                await self._handle(message)
+            while True:
+                for message in await self.channel.receive():
+                    await self._handle(message)
 
     # What others ask of a session
 
@@ -196,6 +182,8 @@ class Session:
             await waiting
 
     def _note_ack(self, ack: m.Ack) -> None:
+        if not self._conduct.is_true(max(ack.lseq, ack.complete_lseq)):
+            return
         self.standing.acked = max(self.standing.acked, ack.lseq)
         self.standing.complete = max(self.standing.complete, ack.complete_lseq)
         self._on_progress()
@@ -216,6 +204,7 @@ class Session:
         standing.keeps_all = state.keeps_all
         standing.clock_offset_s = (state.wall_ns - self._local.clock.now_ns()) / 1e9
         self._note_rollback(state)
+        self._conduct.note_owed(max(0, state.durable_lseq - standing.cursor))
         self._note_own_seq(state.seen_seq)
         if not self._started.is_set():
             self._begin(state)
@@ -288,30 +277,50 @@ class Session:
 
     async def _apply_batches(self) -> None:
         async for batch in self._batches_out:
-            await self._apply_batch(batch)
+            if self._local.committer.failure is not None:
+                self._skipped = True  # nothing more is kept in memory until the disk takes it
+            elif isinstance(batch, m.Authors):
+                self._note_newest(batch.newest)
+            else:
+                await self._apply_batch(batch)
+
+    def _note_newest(self, raws: Sequence[bytes]) -> None:
+        """The peer shows how far authors have counted. Raises PeerError."""
+        highest, volume = self._store.authors.highest, self._store.volume
+        shown = verify_newest(raws, volume, self._local.graph.keys_of, highest)
+        self._store.note_newest(shown, self._local.clock.now_ns())
+        for each in shown:
+            self._batches.note_shown(each.replica, each.seq)
 
     async def _apply_batch(self, batch: m.Operations) -> None:
-        if self._local.committer.failure is not None:
-            self._skipped = True  # nothing more is kept in memory until the disk takes it
-            return
         fresh: list[tuple[bytes, Envelope]] = []
+        repeated = 0
         for raw in batch.envelopes:
             envelope = decode_envelope(raw)
+            repeated += envelope.id in self._known
             self._note_known(envelope.id)
-            if not self._store.log.has(envelope.id) and envelope.id not in self._store.ahead:
+            store = self._store
+            waits = store.waiting.has(envelope.id) or envelope.id in store.ahead
+            if not (waits or store.log.has(envelope.id)):
                 fresh.append((raw, envelope))
-        verified = await verify_fresh(fresh, self._local)
-        if verified.reasons:
-            self.standing.refused += len(verified.reasons)
-            self.standing.unheeded += len(verified.reasons)
-            self.standing.last_reason = verified.reasons[-1]
+        verified = await verify_batch(fresh, self._local)
+        self._conduct.note_batch(repeated, len(self._known))
+        self._conduct.note_operations(verified.operations)
+        if verified.refusals:
+            self.standing.refused += len(verified.refusals)
+            self.standing.unheeded += len(verified.refusals)
+            self.standing.last_reason = verified.refusals[-1].reason
+            self._conduct.note_refused(verified.refusals)
+        self._store.note_newest(map(shown_by, verified.void), self._local.clock.now_ns())
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
-            now = self._local.clock.now_ns()
-            applied = self._store.apply_remote(part, now, self.replica)
+            applied = self._store.apply_remote(part, self._local.clock.now_ns(), self.replica)
             self.standing.unheeded += applied.unattested + applied.crowded + applied.held
             for fork in applied.forks:
                 self._local.note_fork(fork)
+            self._conduct.note_unproved(applied.unattested)
+            for operation in part:
+                self._batches.note_shown(operation.replica, operation.seq)
             await trio.lowlevel.checkpoint()
         self._fetcher.receive(self, batch.chunks, ())
         if batch.upto:
@@ -321,6 +330,7 @@ class Session:
 
     def _note_known(self, operation: OperationId) -> None:
         self._known[operation] = None
+        self._conduct.note_arrival(operation)
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
@@ -415,21 +425,14 @@ class Session:
         return batch
 
     def _send_batch(self, envelopes: Sequence[Envelope], upto: int) -> None:
-        chunks: list[tuple[ChunkId, bytes]] = []
-        room = INLINE_BYTES_MAX
-        for envelope in envelopes:
-            for chunk in refs_of_operation(envelope):
-                sealed = self._store.chunks.get(chunk) if room > 0 else None
-                if sealed is not None and len(sealed) <= min(room, INLINE_CHUNK_BYTES_MAX):
-                    chunks.append((chunk, sealed))
-                    room -= len(sealed)
-        raws = tuple(envelope.encode() for envelope in envelopes)
-        self.channel.send(m.Operations(raws, upto, tuple(chunks)), urgent=False)
+        for message in self._batches.compose(envelopes, upto):
+            self.channel.send(message, urgent=False)
 
     def _owe(self, operations: Sequence[OperationId]) -> None:
         """Send operations that a comparison found missing there, when there is room."""
         room = OWED_MAX - len(self._owed)
         self._owed.extend(operations[:room])
+        self._batches.show_again()
         self._is_partial |= len(operations) > room
         self._durable.set()
 
@@ -447,6 +450,7 @@ class Session:
         wanted = [each for each in found.wanted if each not in self._store.ahead]
         for start in range(0, len(wanted), m.ITEMS_MAX):
             part = tuple(wanted[start : start + m.ITEMS_MAX])
+            self._conduct.note_asked(part)
             self.channel.send(m.WantOperations(part), urgent=False)
         self._owe(found.offered)
         if message.ranges:

@@ -1,33 +1,63 @@
 """Checking operations of peers: signature, author's right, form. Runs in worker threads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from piperfs.core.errors import PeerError
-from piperfs.core.identity import verify
-from piperfs.core.ids import VolumeId
+from piperfs.core.errors import NoKeyError, PeerError
+from piperfs.core.identity import PublicKeys, verify
+from piperfs.core.ids import ReplicaId, VolumeId
 from piperfs.core.membership_rules import MembershipState
-from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
+from piperfs.core.offences import Offence
+from piperfs.core.operation import (
+    Envelope,
+    Operation,
+    Unseal,
+    decode,
+    decode_envelope,
+    decode_header,
+    signed_bytes,
+)
 from piperfs.replication.ports import Local
+from piperfs.store.authors import Shown
 
 VERIFY_INLINE_MAX: Final = 2  # fewer are checked on the spot: a thread costs more
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an operation was refused, and whether somebody is to blame."""
+
+    reason: str
+    offence: Offence | None
+    author: ReplicaId | None = None
+
+
 @dataclass(slots=True)
 class Verified:
-    """What a batch came to; `reasons` tell why operations were refused."""
+    """What a batch came to; `refusals` tell why operations were refused.
+
+    `void` are those that their authors signed without the right to.
+    """
 
     operations: list[Operation] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    void: list[Operation] = field(default_factory=list)
 
 
-async def verify_fresh(fresh: Sequence[tuple[bytes, Envelope]], local: Local) -> Verified:
-    """Check operations by what is known here, in a thread if they are many."""
-    unseal = None if local.store.is_blind else local.keyring.unseal_bodies
-    check = partial(verify_operations, fresh, local.store.volume, local.graph.state(), unseal)
-    return check() if len(fresh) <= VERIFY_INLINE_MAX else await local.clock.in_thread(check)
+async def verify_batch(fresh: Sequence[tuple[bytes, Envelope]], local: Local) -> Verified:
+    """Check operations of a peer, in a worker thread unless they are few."""
+    check = partial(
+        verify_operations,
+        fresh,
+        local.store.volume,
+        local.graph.state(),
+        None if local.store.is_blind else local.keyring.unseal_bodies,
+    )
+    if len(fresh) <= VERIFY_INLINE_MAX:
+        return check()
+    return await local.clock.in_thread(check)
 
 
 def verify_operations(
@@ -39,17 +69,61 @@ def verify_operations(
     """Check operations, given as signed and taken apart; their bodies too, with keys."""
     verified = Verified()
     for raw, envelope in envelopes:
-        try:
-            operation = decode(raw, unseal)
-            member = members.member(operation.replica)
-            if member is None:
-                raise PeerError("its author is no member")
-            if not members.may_write(operation.replica, operation.seq):
-                raise PeerError(f"{member.label} had no right to write it")
-            message = signed_bytes(volume, operation.id)
-            verify(member.keys.signing, message, envelope.signature)
-        except PeerError as error:
-            verified.reasons.append(str(error))
-        else:
-            verified.operations.append(operation)
+        refusal = _verify(raw, envelope, volume, members, unseal, verified)
+        if refusal is not None:
+            verified.refusals.append(refusal)
     return verified
+
+
+def _verify(
+    raw: bytes,
+    envelope: Envelope,
+    volume: VolumeId,
+    members: MembershipState,
+    unseal: Unseal | None,
+    verified: Verified,
+) -> Refusal | None:
+    """Check one operation. What may be late news, of keys or members, is nobody's fault."""
+    try:
+        operation = decode(raw, unseal)
+    except NoKeyError as error:
+        return Refusal(str(error), None)
+    except PeerError as error:
+        return Refusal(str(error), Offence.RULE)
+    member = members.member(operation.replica)
+    if member is None:
+        return Refusal("its author is no member", None)
+    try:
+        message = signed_bytes(volume, operation.id)
+        verify(member.keys.signing, message, envelope.signature)
+    except PeerError as error:
+        return Refusal(str(error), Offence.FORGED)
+    if not members.may_write(operation.replica, operation.seq):
+        verified.void.append(operation)
+        reason = f"{member.label} had no right to write it"
+        return Refusal(reason, Offence.RIGHT, operation.replica)
+    verified.operations.append(operation)
+    return None
+
+
+def verify_newest(
+    raws: Sequence[bytes],
+    volume: VolumeId,
+    keys_of: Callable[[ReplicaId], PublicKeys | None],
+    highest: Callable[[ReplicaId], int],
+) -> list[Shown]:
+    """Proofs of how far authors have counted; leaves out what proves nothing new.
+
+    Only the signature counts: a number was issued even where its author had no right to write.
+
+    Raises:
+        PeerError: one of them is no operation, or its signature is wrong.
+    """
+    found = []
+    for raw in raws:
+        header, envelope = decode_header(raw), decode_envelope(raw)
+        keys = keys_of(header.replica)
+        if keys is not None and header.seq > highest(header.replica):
+            verify(keys.signing, signed_bytes(volume, envelope.id), envelope.signature)
+            found.append(Shown(header.replica, header.seq, envelope))
+    return found

@@ -34,6 +34,7 @@ from piperfs.core.record import (
 )
 from piperfs.core.version_vector import join
 from piperfs.store import bodies
+from piperfs.store.authors import Authors, Shown
 from piperfs.store.change import (
     Change,
     DeleteContent,
@@ -72,6 +73,7 @@ class Parts:
     records: Records
     index: Index
     log: OperationLog
+    authors: Authors
     clock: HybridClock
 
 
@@ -394,6 +396,7 @@ class LocalWriter:
             if write.kind is Kind.CONTENT:
                 self._advance_pin(InodeId(write.key), pending.head(self._replica), head)
         self._parts.log.append(identity, dot_key(self._replica, seq), envelope, len(writes))
+        self._parts.authors.note(Shown(self._replica, seq, envelope))
         self._parts.tables.meta.put(b"last_seq", seq.to_bytes(8, "big"))
 
     def _advance_pin(self, inode: InodeId, before: AnyHead, now: AnyHead) -> None:

@@ -1,11 +1,11 @@
 """The remote half of the one write path: verified operations in, merged heads and index out.
 
 Applying is idempotent and the order does not matter: an operation that is known, or whose writes
-are all covered, changes nothing.
+are all covered, changes nothing. One that claims to know what its authors are not known to have
+written waits until they are.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from piperfs.core.forks import Fork
 from piperfs.core.ids import ChunkId, InodeId, LinkId, ReplicaId
@@ -14,19 +14,19 @@ from piperfs.core.operation import Operation, Write, decode_envelope
 from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.core.resolve import current_content
 from piperfs.store.ahead import Ahead
+from piperfs.store.authors import Shown
 from piperfs.store.chunks import ChunkStore
 from piperfs.store.forks import Forks
 from piperfs.store.local import Parts, is_version
 from piperfs.store.oplog import dot_key
-
-SEEN: Final = b"seen:"  # + replica in the table of facts: the author's highest number here
+from piperfs.store.waiting import Unproved, Waiting
 
 
 @dataclass(slots=True)
 class Applied:
     """What a batch came to.
 
-    `unattested` claim to know writes that were never made; `held` lie beyond a fork; `ahead` are
+    `unattested` claim to know writes that nobody has shown; `held` lie beyond a fork; `ahead` are
     dated too far ahead, and wait; `crowded` are too, and there was no room for them; `forks` are
     proofs that the batch made.
     """
@@ -40,40 +40,63 @@ class Applied:
     forks: list[Fork] = field(default_factory=list)
 
 
+def shown_by(operation: Operation) -> Shown:
+    """What an operation proves of its author."""
+    return Shown(operation.replica, operation.seq, decode_envelope(operation.envelope))
+
+
 class RemoteWriter:
     """Merges operations of other replicas, or our own coming back after a loss."""
 
     is_blind = False
 
-    def __init__(self, replica: ReplicaId, parts: Parts, chunks: ChunkStore, ahead: Ahead) -> None:
-        self._replica = replica
+    def __init__(self, parts: Parts, chunks: ChunkStore, ahead: Ahead) -> None:
         self._ahead = ahead
         self._parts = parts
         self._chunks = chunks
         self.forks = Forks(parts.tables, parts.log)
         self.found: list[Fork] = []  # proofs that nobody was told of yet
+        self.waiting = Waiting()
 
-    def apply(
-        self, operation: Operation, now_ns: int, last_seq: int, source: ReplicaId | None
-    ) -> str:
+    def apply(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
         """Merge one verified operation; returns the field of `Applied` that counts it.
 
-        What nobody sent just now, being taken over from a store of our own, never waits.
+        What nobody sent just now, being due or taken over, does not wait for the clock.
         """
         if self._parts.log.has(operation.id):
             return "known"
+        self.note_newest(shown_by(operation), now_ns)
+        return self._apply(operation, now_ns, sender)
+
+    def adopt(self, operation: Operation, now_ns: int) -> None:
+        """Merge an operation that an earlier store of this replica had taken in."""
+        self.note_newest(shown_by(operation), now_ns)
+        if not self._parts.log.has(operation.id):
+            self.reapply(operation, now_ns)
+
+    def note_newest(self, shown: Shown, now_ns: int) -> None:
+        """An author has counted this far: what waited for it may take effect."""
+        if self._parts.authors.note(shown):
+            self.settle(shown.replica, now_ns)
+
+    def settle(self, author: ReplicaId, now_ns: int) -> None:
+        """Try again what waited for an author to count further."""
+        for each in self.waiting.take(author):  # their own authors' numbers are noted
+            self._apply(each.operation, now_ns, each.sender)
+
+    def _apply(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
         dot = dot_key(operation.replica, operation.seq)
         if self.forks.stops(dot):
-            self._note_seq(operation.replica, operation.seq)
             return "held" if self.forks.hold(dot, operation.id, operation.envelope) else "known"
         fork = self.forks.find(operation)
         if fork is not None:
             self.found.append(fork)
-        if any(write.based_on.get(self._replica, 0) > last_seq for write in operation.writes):
+        lacks = self._parts.authors.lacking(operation.claims)
+        if lacks is not None:
+            self.waiting.add(Unproved(operation, sender, lacks))
             return "unattested"
-        if source is not None and self._ahead.is_early(operation, now_ns):
-            return "ahead" if self._ahead.add(operation, source) else "crowded"
-        self._note_seq(operation.replica, operation.seq)
+        if sender is not None and self._ahead.is_early(operation, now_ns):
+            return "ahead" if self._ahead.add(operation, sender) else "crowded"
         return "merged" if self.reapply(operation, now_ns) else "known"
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
@@ -93,14 +116,6 @@ class RemoteWriter:
             self._parts.clock.observe(write.hlc, now_ns)
             self._refresh(write, former.get(write.key, set()))
         return True
-
-    def highest(self, replica: ReplicaId) -> int:
-        """The highest number among the operations of an author that came here."""
-        return int.from_bytes(self._parts.tables.meta.get(SEEN + replica) or b"", "big")
-
-    def _note_seq(self, replica: ReplicaId, seq: int) -> None:
-        if seq > self.highest(replica):
-            self._parts.tables.meta.put(SEEN + replica, seq.to_bytes(8, "big"))
 
     def _merge(
         self, operation: Operation, write: Write, released: list[tuple[AnyHead, bool]]

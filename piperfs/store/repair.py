@@ -25,7 +25,10 @@ from piperfs.store.tables import Table
 V = TypeVar("V")
 
 # Tables that nothing else could tell, copied row by row.
-COPIED: Final = ("meta", "local", "history", "digest", "peer", "member", "fork", "held", "ahead")
+COPIED: Final = (
+    "meta", "local", "history", "digest", "peer", "member", "fork", "held", "ahead", "author",
+    "offence",
+)  # fmt: skip
 BATCH: Final = 256
 
 
@@ -62,11 +65,11 @@ def rebuild(
     for operation in _operations(source, unseal, salvage):
         batch.append(operation)
         if len(batch) == BATCH:
-            target.apply_remote(batch, now_ns)
+            target.adopt(batch, now_ns)
             target.commit(now_ns)
             batch = []
             yield
-    target.apply_remote(batch, now_ns)
+    target.adopt(batch, now_ns)
     if not target.is_blind:
         target.recompute_times()
     target.commit(now_ns)

@@ -113,6 +113,15 @@ class PeerRow(msgspec.Struct, array_like=True, frozen=True):
     last_contact_ns: int = 0
 
 
+class OffenceRow(msgspec.Struct, array_like=True, frozen=True):
+    """How often a member did something wrong, and what it was the last time."""
+
+    count: int
+    first_ns: int
+    last_ns: int
+    detail: str
+
+
 class HistoryRow(msgspec.Struct, array_like=True, frozen=True):
     """A superseded version of a file's content, kept for undo; `envelope` is as signed."""
 

@@ -93,7 +93,7 @@ class SalvageEngine:
 # worthless.
 NEEDED = (
     "meta", "member", "want", "peer", "bucket", "inode", "conflict", "alias", "pointer", "fork",
-    "held", "ahead",
+    "held", "ahead", "author", "offence",
 )  # fmt: skip
 # Facts that name a position in this store: without one of them, none means anything.
 POSITIONS = (b"store", b"last_lseq", b"log_sum")

@@ -13,6 +13,7 @@
 | local      | inode id                         | LocalRow                   |
 | operation  | operation id                     | OperationRow               |
 | envelope   | lseq (8)                         | signed operation           |
+| author     | replica id                       | its newest signed operation |
 | bucket     | first two bytes of operation ids | Bucket                     |
 | history    | superseded at (8), operation id  | HistoryRow                 |
 | chunk      | chunk id                         | sealed bytes (checked by their hash) |
@@ -20,6 +21,7 @@
 | want       | chunk id                         | WantRow, while absent      |
 | ahead      | stamp (8), operation id          | AheadRow, until the clock passes it |
 | peer       | replica id                       | PeerRow                    |
+| offence    | replica id, kind                 | OffenceRow                 |
 | member     | membership record id             | signed record              |
 | dot        | replica id, number (8)           | live operation with that number |
 | fork       | replica id                       | proof that it signed twice |
@@ -48,6 +50,7 @@ from piperfs.store.rows import (
     HistoryRow,
     InodeRow,
     LocalRow,
+    OffenceRow,
     OperationRow,
     PeerRow,
     WantRow,
@@ -72,6 +75,7 @@ NAMES: Final = (
     "local",
     "operation",
     "envelope",
+    "author",
     "bucket",
     "history",
     "chunk",
@@ -79,6 +83,7 @@ NAMES: Final = (
     "want",
     "ahead",
     "peer",
+    "offence",
     "member",
     "dot",
     "fork",
@@ -119,11 +124,9 @@ class Tables:
         self.xattrs: Table[XattrsRow] = table("xattrs", XattrsRow)
         self.local: Table[LocalRow] = table("local", LocalRow)
         self.operation: Table[OperationRow] = table("operation", OperationRow)
-        self.envelope: Table[Envelope] = Table(
-            "envelope",
-            engine,
-            Codec(sign_envelope, msgspec.msgpack.Decoder(Envelope).decode, cells),
-        )
+        signed = Codec(sign_envelope, msgspec.msgpack.Decoder(Envelope).decode, cells)
+        self.envelope: Table[Envelope] = Table("envelope", engine, signed)
+        self.author: Table[Envelope] = Table("author", engine, signed)
         self.bucket: Table[Bucket] = table("bucket", Bucket)
         self.history: Table[HistoryRow] = table("history", HistoryRow)
         self.chunk: Table[bytes] = Table("chunk", engine, raw_bytes())
@@ -131,6 +134,7 @@ class Tables:
         self.want: Table[WantRow] = table("want", WantRow)
         self.ahead: Table[AheadRow] = table("ahead", AheadRow)
         self.peer: Table[PeerRow] = table("peer", PeerRow)
+        self.offence: Table[OffenceRow] = table("offence", OffenceRow)
         self.member: Table[bytes] = Table("member", engine, raw_bytes(cells))
         self.dot: Table[bytes] = Table("dot", engine, raw_bytes(cells))
         self.fork: Table[Fork] = table("fork", Fork)

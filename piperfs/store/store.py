@@ -7,7 +7,6 @@ thread; nothing here waits.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 from blake3 import blake3
@@ -16,9 +15,10 @@ from piperfs.core.clock import HybridClock
 from piperfs.core.errors import ErrorKind, FsError, StoreError
 from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, is_directory, root_of
 from piperfs.core.names import Group
-from piperfs.core.operation import Envelope, Operation, Unseal, decode, signed_bytes
+from piperfs.core.operation import Operation, Unseal, decode
 from piperfs.core.record import AnyHead, ContentHead, Kind
 from piperfs.store.ahead import Ahead
+from piperfs.store.authors import Authors, Shown
 from piperfs.store.blind import BlindWriter
 from piperfs.store.cells import Cells
 from piperfs.store.change import Change, Pin, PutContent
@@ -29,20 +29,17 @@ from piperfs.store.engine import Engine
 from piperfs.store.forks import Forks
 from piperfs.store.index import Index
 from piperfs.store.local import LocalWriter, Parts, Sealing
+from piperfs.store.offences import Offences
 from piperfs.store.oplog import END, OperationLog
 from piperfs.store.records import Records
-from piperfs.store.remote import SEEN, Applied, RemoteWriter
+from piperfs.store.remote import Applied, RemoteWriter
 from piperfs.store.rows import InodeRow, LocalRow, PeerRow, Place
 from piperfs.store.schema import Tables
+from piperfs.store.signing import Signer, signing
+from piperfs.store.waiting import Waiting
 from piperfs.store.withdrawal import Withdrawal
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class Signer(Protocol):
-    """The replica's signing key."""
-
-    def sign(self, message: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,9 @@ class Store:
         self._engine = engine
         self._cells = Cells(local_key, entropy)
         self.is_blind = is_blind
-        self.tables = Tables(engine, self._cells, _signing(identity), is_blind=is_blind)
+        self.tables = Tables(
+            engine, self._cells, signing(identity.volume, identity.signer), is_blind=is_blind
+        )
         self._check_owner(identity)
         self.store_id = self._own_id(entropy)
         self._records = Records(self.tables)
@@ -83,12 +82,14 @@ class Store:
         self.chunks = ChunkStore(self.tables, node_children, self._cells.content_hash)
         index = Index(self.tables, self._cells, self.root, self._records)
         self._directories = Directories(self.tables, index, self.root, self._records)
-        parts = Parts(self.tables, self._records, index, self.log, clock)
+        self.authors = Authors(self.tables)
+        self.offences = Offences(self.tables)
+        parts = Parts(self.tables, self._records, index, self.log, self.authors, clock)
         self._parts = parts
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         writer = BlindWriter if is_blind else RemoteWriter
         self.ahead = Ahead(self.tables.ahead)
-        self._remote = writer(self.replica, parts, self.chunks, self.ahead)
+        self._remote = writer(parts, self.chunks, self.ahead)
         self._frozen_lseq = 0
         self.full: ErrorKind | None = None  # why the last commit found no room, until one does
         self.on_change: Callable[[ChangeSet], None] = _ignore  # what peers changed
@@ -107,7 +108,6 @@ class Store:
     def change_owner(self, replica: ReplicaId) -> None:
         """With the next commit this is another replica's store; it must be opened anew then."""
         assert not self._local.waiting, "whatever is pending has this replica's name in it"
-        self.tables.meta.put(SEEN + self.replica, self._local.last_seq.to_bytes(8, "big"))
         self.tables.meta.put(b"owner", self.volume + replica)
         self.tables.meta.delete(b"store")  # peers of the copy must not take us for it
 
@@ -235,24 +235,47 @@ class Store:
         self._local.apply(changes, now_ns, stamp)
 
     def apply_remote(
-        self, operations: Iterable[Operation], now_ns: int, source: ReplicaId | None = None
+        self, operations: Iterable[Operation], now_ns: int, sender: ReplicaId | None = None
     ) -> Applied:
         """Merge verified operations of other replicas; idempotent and in any order.
 
-        What `source` sent waits if it is dated too far ahead.
+        What `sender` sent waits if it is dated too far ahead.
         """
         self.require_writable()
         applied = Applied()
         for operation in operations:
-            outcome = self._remote.apply(operation, now_ns, self._local.last_seq, source)
+            outcome = self._remote.apply(operation, now_ns, sender)
             setattr(applied, outcome, getattr(applied, outcome) + 1)
         applied.forks, self._remote.found = self._remote.found, []
+        self._after_remote()
+        return applied
+
+    def adopt(self, operations: Iterable[Operation], now_ns: int) -> None:
+        """Merge what an earlier store of this replica held."""
+        for operation in operations:
+            self._remote.adopt(operation, now_ns)
+        self._after_remote()
+
+    def note_newest(self, shown: Iterable[Shown], now_ns: int) -> None:
+        """Learn how far authors have counted."""
+        self.require_writable()
+        for each in shown:
+            self._remote.note_newest(each, now_ns)
+        self._after_remote()
+
+    def _after_remote(self) -> None:
+        self.raise_last_seq(self.authors.highest(self.replica))  # after a loss others know more
         self._report()
         self.on_dirty()
-        return applied
+
+    @property
+    def waiting(self) -> Waiting:
+        """Operations of peers that claim what nobody has shown."""
+        return self._remote.waiting
 
     def withdraw(self, until: Mapping[ReplicaId, int], unseal: Unseal | None, now_ns: int) -> int:
         """Take out what authors wrote beyond a number; returns how many operations went."""
+        self._remote.waiting.drop_beyond(until)
         count = Withdrawal(self._parts, self.chunks, self._remote).run(until, unseal, now_ns)
         self._report()
         self.on_dirty()
@@ -321,10 +344,10 @@ class Store:
         return self._local.last_seq
 
     def highest_seq_of(self, replica: ReplicaId) -> int:
-        """The highest number among a replica's operations that are here."""
+        """The highest number that a replica is known to have issued."""
         if replica == self.replica:
             return self._local.last_seq
-        return self._remote.highest(replica)
+        return self.authors.highest(replica)
 
     def raise_last_seq(self, seq: int) -> None:
         """Never use numbers up to `seq`: a peer has seen them, though this store has not."""
@@ -369,6 +392,8 @@ class Store:
         """Publish what is pending and set it aside for a commit; returns its last lseq."""
         self._local.publish(now_ns)
         self._parts.index.changes = ChangeSet()
+        self._remote.settle(self.replica, now_ns)
+        self._report()
         self.log.note_position()
         self.tables.meta.put(b"hlc", self._parts.clock.last.to_bytes(8, "big"))
         for table in self.tables.all:
@@ -470,16 +495,3 @@ def _ignore(changes: ChangeSet) -> None:
 
 def _do_nothing() -> None:
     """Whoever changes the store commits it."""
-
-
-def _signing(identity: Identity) -> Callable[[Envelope], bytes]:
-    """Encode an envelope for the log, signing it first if it is our own new one."""
-
-    def encode(envelope: Envelope) -> bytes:
-        if not envelope.signature:
-            message = signed_bytes(identity.volume, envelope.id)
-            signature = identity.signer.sign(message)
-            envelope = Envelope(envelope.header, envelope.sealed, signature)
-        return _pack(envelope)
-
-    return encode

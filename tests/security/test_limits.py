@@ -29,6 +29,7 @@ from piperfs.core.membership_records import (
     Wrap,
     decode_record,
 )
+from piperfs.core.offences import Offence
 from piperfs.core.operation import Envelope, HeaderWrite, Write, decode, decode_envelope, encode
 from piperfs.core.record import (
     Birth,
@@ -49,6 +50,7 @@ from piperfs.replication.channel import is_too_slow
 from piperfs.replication.doorman import Doorman, origin_of
 from piperfs.replication.fetching import Fetcher
 from piperfs.store import codec
+from piperfs.store.waiting import Unproved, Waiting
 from tests.support import peers
 from tests.support.computers import ROOT_USER, Computer
 from tests.support.stores import Node, PlainSealing
@@ -263,6 +265,10 @@ ELSEWHERE = {
     "PAIRING_S_MAX": "tests/security/test_pairing.py",
     "PAIRING_JOIN_S": "tests/security/test_pairing.py",
     "ZSTD_WINDOW_BYTES_MAX": "test_a_large_window",
+    "OFFENCES_MAX": "test_offences_that_are_remembered",
+    "WAITING_OPERATIONS_MAX": "test_operations_that_wait_for_proof",
+    "WAITING_PER_SENDER_MAX": "test_operations_that_wait_for_proof",
+    "WAITING_BYTES_PER_SENDER_MAX": "test_operations_that_wait_for_proof",
     "FRAME_GRACE_S": "test_dripping",
     "FRAME_BYTES_PER_S_MIN": "test_dripping",
     "QUEUED_BYTES_MAX": "tests/replication/test_channel.py",
@@ -279,6 +285,38 @@ ELSEWHERE = {
     "KIB": "a unit",
     "MIB": "a unit",
 }
+
+
+def unproved(number: int, sender: int, size: int = 1) -> Unproved:
+    identity, sent_by = number.to_bytes(32, "big"), bytes((sender,)) * 16
+    one = operation.Operation(identity, AUTHOR, 1, PLAIN.epoch, (), bytes(size))
+    return Unproved(one, sent_by, AUTHOR)
+
+
+def test_operations_that_wait_for_proof() -> None:
+    many, large = Waiting(), Waiting()
+    each = limits.WAITING_PER_SENDER_MAX
+    for number in range(each + 1):
+        many.add(unproved(number, sender=0))
+    assert len(many) == each
+    for number in range(each, limits.WAITING_OPERATIONS_MAX + 1):
+        many.add(unproved(number, sender=number // each))
+    assert len(many) == limits.WAITING_OPERATIONS_MAX
+    large.add(unproved(0, sender=0, size=limits.WAITING_BYTES_PER_SENDER_MAX))
+    large.add(unproved(1, sender=0))
+    assert len(large) == 1
+    assert len(large.take(AUTHOR)) == 1
+    large.add(unproved(1, sender=0))
+    assert len(large) == 1
+
+
+def test_offences_that_are_remembered() -> None:
+    offences = Node("limits").store.offences
+    for number in range(limits.OFFENCES_MAX + 1):
+        offences.note(number.to_bytes(16, "big"), Offence.RULE, "x" * 1000, number)
+    assert len(offences.all(0)) == limits.OFFENCES_MAX
+    kept = {int.from_bytes(replica, "big") for replica, _, _ in offences.all(0)}
+    assert 0 not in kept  # the one that was quiet for longest made room
 
 
 def test_no_limit_is_forgotten() -> None:

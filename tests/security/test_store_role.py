@@ -20,7 +20,7 @@ from piperfs.daemon.options import parse_options
 from piperfs.daemon.run import Job, run
 from piperfs.replication import channel as channels
 from piperfs.replication.fetching import Fetcher
-from piperfs.replication.verifying import verify_operations
+from piperfs.replication.verifying import Refusal, verify_operations
 from piperfs.store import check
 from piperfs.store.change import DeleteContent, KillLink, PutContent, PutLink, SetXattr
 from tests.support import peers
@@ -164,10 +164,10 @@ def envelopes(node: Node) -> list[Envelope]:
     return [decode_envelope(raw) for _, raw in node.store.log.after(0, 1 << 30)]
 
 
-def verdict(node: Node, envelope: Envelope) -> list[str]:
+def verdict(node: Node, envelope: Envelope) -> list[Refusal]:
     batch = [(envelope.encode(), envelope)]
     state, unseal = node.graph.state(), node.keyring.unseal_bodies
-    return verify_operations(batch, node.store.volume, state, unseal).reasons
+    return verify_operations(batch, node.store.volume, state, unseal).refusals
 
 
 async def test_nothing_is_altered_spliced_or_swapped_unnoticed(tmp_path: Path) -> None:

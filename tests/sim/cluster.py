@@ -356,6 +356,10 @@ class Cluster:
         oracles.dots_are_unique(judged, self.dots, liars | self._twins)
         for machine in judged:
             oracles.bounded(machine)
+            if not liars:
+                oracles.nothing_waits(machine)
+                if not any(fault.kind in oracles.SUSPICIOUS for fault in self.plan.faults):
+                    oracles.nobody_is_accused(machine)
             self._note_rare(machine.running)
             if any(True for _ in machine.running.store.conflicts()):
                 self.trace.sometimes("conflict copies remained")

@@ -10,11 +10,10 @@ from random import Random
 import msgspec
 import trio
 
-from piperfs.core import operation as operations
-from piperfs.core.ids import FILE, ChunkId, InodeId, LinkId, OperationId, StoreId, make_inode_id
+from piperfs.core.ids import FILE, ChunkId, InodeId, OperationId, StoreId
 from piperfs.core.limits import SEQ_MAX
-from piperfs.core.operation import Envelope, Write, signed_bytes
-from piperfs.core.record import Birth, ContentBody, Kind, LinkBody, Stamp
+from piperfs.core.operation import Write
+from piperfs.core.record import ContentBody, Kind
 from piperfs.daemon.node import Node
 from piperfs.protocol import messages as m
 from piperfs.replication.session import Session
@@ -22,6 +21,7 @@ from tests.sim.cluster import Cluster
 from tests.sim.machine import Machine
 from tests.sim.plan import Plan, draw
 from tests.sim.trace import Trace
+from tests.support import forging
 
 Behaviour = Callable[[Node, Session, Random], None]
 EVERY_S = 0.7
@@ -79,25 +79,8 @@ def tells_of_many_peers(node: Node, session: Session, random: Random) -> None:
     session.channel.send(m.Peers(told))
 
 
-def _signed(node: Node, writes: tuple[Write, ...], seq: int) -> bytes:
-    keyring = node.keyring
-    envelope = operations.encode(
-        node.store.replica, seq, keyring.epoch, writes, keyring.seal_bodies
-    )
-    signature = node.identity.sign(signed_bytes(node.store.volume, envelope.id))
-    return Envelope(envelope.header, envelope.sealed, signature).encode()
-
-
 def _file(node: Node, random: Random, name: bytes, hlc: int) -> tuple[Write, ...]:
-    inode = make_inode_id(FILE, random.randbytes(15))
-    birth = Birth(0o644, "root", "root", node.store.replica)
-    stamp = Stamp(hlc, node.store.replica)
-    link = LinkBody(True, node.store.root, name, inode, stamp)
-    content = ContentBody(True, 0, hlc, birth)
-    return (
-        Write(Kind.LINK, LinkId(random.randbytes(16)), hlc, {}, (), link),
-        Write(Kind.CONTENT, inode, hlc, {}, (), content),
-    )
+    return forging.file_called(node, random.randbytes(31), name, hlc)
 
 
 def _seq(node: Node, random: Random) -> int:
@@ -107,12 +90,12 @@ def _seq(node: Node, random: Random) -> int:
 def writes_names_that_cannot_be(node: Node, session: Session, random: Random) -> None:
     name = random.choice((b"..", b"a/b", b"", b"x" * 300, b"nul\0"))
     writes = _file(node, random, name, node.clock.now_ns())
-    session.channel.send(m.Operations((_signed(node, writes, _seq(node, random)),), 0))
+    session.channel.send(m.Operations((forging.signed(node, writes, _seq(node, random)),), 0))
 
 
 def signs_wrongly(node: Node, session: Session, random: Random) -> None:
     raw = bytearray(
-        _signed(node, _file(node, random, b"z", node.clock.now_ns()), _seq(node, random))
+        forging.signed(node, _file(node, random, b"z", node.clock.now_ns()), _seq(node, random))
     )
     raw[-1] ^= 1
     session.channel.send(m.Operations((bytes(raw),), 0))
@@ -120,16 +103,33 @@ def signs_wrongly(node: Node, session: Session, random: Random) -> None:
 
 def lives_in_the_future(node: Node, session: Session, random: Random) -> None:
     writes = _file(node, random, b"later", node.clock.now_ns() + 50 * 365 * 86_400 * 10**9)
-    session.channel.send(m.Operations((_signed(node, writes, _seq(node, random)),), 0))
+    session.channel.send(m.Operations((forging.signed(node, writes, _seq(node, random)),), 0))
+
+
+def claims_what_is_not_written(node: Node, session: Session, random: Random) -> None:
+    """Versions of others' files that say to know what their authors will write some day."""
+    for key in node.store.keys("content")[:3]:
+        head = node.store.contents(InodeId(key))[0]
+        if head.replica == node.store.replica:
+            continue
+        ahead = node.store.highest_seq_of(head.replica) + random.choice((600_000, 10**9))
+        known = {**head.vector, head.replica: ahead}
+        known.pop(node.store.replica, None)
+        write = forging.version(node, InodeId(key), b"", known)
+        raw = forging.signed(node, (write,), _seq(node, random))
+        session.channel.send(m.Operations((raw,), 0))
 
 
 def equivocates(node: Node, session: Session, random: Random) -> None:
     """Two writes under one number, each to whoever happens to listen; then it goes on."""
-    birth = Birth(0o644, "root", "root", node.store.replica)
+    birth = forging.birth_by(node)
     body = ContentBody(True, 0, random.randrange(2), birth, target=random.choice((b"", b"x")))
     write = Write(Kind.CONTENT, EQUIVOCATED, 1, {}, (), body)
     more = _file(node, random, b"after the fork", node.clock.now_ns())
-    said = (_signed(node, (write,), 1_600_000_000_000), _signed(node, more, _seq(node, random)))
+    said = (
+        forging.signed(node, (write,), 1_600_000_000_000),
+        forging.signed(node, more, _seq(node, random)),
+    )
     session.channel.send(m.Operations(said, 0))
 
 
@@ -152,7 +152,8 @@ def falls_silent(node: Node, session: Session, random: Random) -> None:
 BEHAVIOURS: tuple[Behaviour, ...] = (
     replays, floods_wants, floods_comparisons, asks_for_nothing_that_exists, lies_about_its_state,
     lies_about_our_numbers, acknowledges_everything, tells_of_many_peers,
-    writes_names_that_cannot_be, signs_wrongly, lives_in_the_future, equivocates,
+    writes_names_that_cannot_be, signs_wrongly, lives_in_the_future, claims_what_is_not_written,
+    equivocates,
     sends_a_chunk_under_another_name, says_it_has_no_chunk, speaks_out_of_turn, falls_silent,
 )  # fmt: skip
 
@@ -185,6 +186,8 @@ class Infiltrated(Cluster):
         for machine in self.judged:
             node = machine.node
             facts = node.replicator.status() if node and node.replicator else ()
+            if node and any(each.sender == liar for each in node.store.waiting):
+                self.trace.sometimes("what claims too much waits")
             if any(f.replica == liar.hex() and "refused" in (f.waits_for or "") for f in facts):
                 self.trace.sometimes("status names the liar")
             if node and len(node.store.contents(EQUIVOCATED)) > 1:
@@ -205,11 +208,15 @@ def cluster_with(behaviour: Behaviour) -> type[Cluster]:
     return type("Infiltrated", (Infiltrated,), {"behaviour": staticmethod(behaviour)})
 
 
-def plan_of(seed: int, seconds: float = 12.0) -> Plan:
-    """Four computers, the last one hostile, and no other faults."""
-    plan = draw(seed, 4, seconds)
-    steps = tuple(step for step in plan.steps if step.machine != 3)
-    return msgspec.structs.replace(plan, steps=steps, faults=())
+def plan_of(seed: int, seconds: float = 12.0, hurry: float = 1.0) -> Plan:
+    """Four computers, the last one hostile, and no other faults; people may be in a hurry."""
+    plan = draw(seed, 4, seconds * hurry)
+    steps = tuple(
+        msgspec.structs.replace(step, at=round(step.at / hurry, 3))
+        for step in plan.steps
+        if step.machine != 3
+    )
+    return msgspec.structs.replace(plan, seconds=seconds, steps=steps, faults=())
 
 
 def make(behaviour: Behaviour) -> Callable[[Plan, Trace], Cluster]:

@@ -183,12 +183,15 @@ class Machine:
         apply_remote = node.store.apply_remote
 
         def watched(
-            operations: Iterable[Operation], now_ns: int, source: ReplicaId | None = None
+            operations: Iterable[Operation], now_ns: int, sender: ReplicaId | None = None
         ) -> Applied:
             arrived = list(operations)
             if any(operation.replica == self.identity.replica for operation in arrived):
                 self.trace.sometimes("an operation came back to its author")
-            return apply_remote(arrived, now_ns, source)
+            applied = apply_remote(arrived, now_ns, sender)
+            if applied.unattested:
+                self.trace.sometimes("an operation waited for proof of what it claims")
+            return applied
 
         node.store.apply_remote = watched  # type: ignore[method-assign]
         return node

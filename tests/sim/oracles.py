@@ -156,5 +156,27 @@ def bounded(machine: Machine) -> None:
         require(len(session._owed) <= sessions.OWED_MAX, "bounded debts", machine.name)
 
 
+def nothing_waits(machine: Machine) -> None:
+    """What honest replicas write is believed."""
+    waiting = len(machine.running.store.waiting)
+    require(not waiting, "no honest operation waits for proof", machine.name, waiting)
+
+
+# Faults after which a member may look like a liar: its frames, disk, clock or program are wrong.
+SUSPICIOUS = frozenset(
+    ("tamper", "corrupt", "clone", "restore", "rot_cell", "rot_chunk", "skew", "clock_years")
+)
+
+
+def nobody_is_accused(machine: Machine) -> None:
+    """What honest members do is never held against them."""
+    node = machine.running
+    known = [
+        (node.name_of(replica), offence.value, row.count, row.detail)
+        for replica, offence, row in node.store.offences.all(node.clock.now_ns())
+    ]
+    require(not known, "no honest member is accused", machine.name, known)
+
+
 def living_tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living

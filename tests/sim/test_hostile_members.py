@@ -5,9 +5,11 @@ import pytest
 from tests.sim import hostile
 from tests.sim.cluster import simulate
 
+HURRY = {hostile.claims_what_is_not_written: 5.0}  # there must be files to lie about
 SHOWS = {
     hostile.writes_names_that_cannot_be: "status names the liar",
     hostile.signs_wrongly: "status names the liar",
+    hostile.claims_what_is_not_written: "what claims too much waits",
     hostile.equivocates: "both writes under one number are kept",
 }
 
@@ -22,7 +24,8 @@ def test_who_signs_twice_is_stopped_everywhere(seed):
 
 @pytest.mark.parametrize("behaviour", hostile.BEHAVIOURS, ids=lambda each: each.__name__)
 def test_honest_replicas_agree_beside_a_liar(behaviour):
-    outcome = simulate(hostile.plan_of(7), make=hostile.make(behaviour))
+    hurry = HURRY.get(behaviour, 1.0)
+    outcome = simulate(hostile.plan_of(7, hurry=hurry), make=hostile.make(behaviour))
     assert outcome.violation is None
     shows = SHOWS.get(behaviour)
     assert shows is None or outcome.reached.get(shows)

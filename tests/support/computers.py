@@ -16,7 +16,7 @@ from piperfs.fs.owners import Accounts, Owners
 from piperfs.store.engine import Engine, MemoryEngine
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Identity, Store
-from tests.support.stores import VOLUME, NoSigner, TestClock
+from tests.support.stores import VOLUME, NoSigner, TestClock, all_shown
 
 EPOCH = EpochId(b"epoch" * 3 + b"!")
 ROOT_USER = Caller(0, 0, 1, 0o022)
@@ -179,6 +179,7 @@ class Computer:
 
     def receive_from(self, other: "Computer", *, chunks: bool = True) -> None:
         operations = [decode(raw, self.keyring.unseal_bodies) for raw in other.operations()]
+        self.store.note_newest(all_shown(other.store), self.clock())
         self.store.apply_remote(operations, self.clock())
         if chunks:
             self.fetch_from(other)

@@ -16,9 +16,10 @@ from piperfs.core.ids import (
     is_directory,
     make_inode_id,
 )
-from piperfs.core.operation import Operation, decode
+from piperfs.core.operation import Operation, decode, header_of
 from piperfs.core.record import Birth, ContentBody
 from piperfs.core.resolve import current_content
+from piperfs.store.authors import Shown
 from piperfs.store.change import Change, PutContent, PutLink
 from piperfs.store.engine import Engine, LmdbEngine, MemoryEngine
 from piperfs.store.schema import NAMES
@@ -116,6 +117,10 @@ class Node:
         self.store.apply_remote(operations, self.clock())
         self.commit()
 
+    def learn_from(self, other: "Node") -> None:
+        """Hear how far authors have counted, as replicas tell each other."""
+        self.store.note_newest(all_shown(other.store), self.clock())
+
     def tree(self, directory: InodeId | None = None) -> dict[bytes, object]:
         """Names below a directory: a file's text, or a directory's own tree."""
         directory = directory or self.root
@@ -135,7 +140,14 @@ def lmdb_engine(directory: Path) -> LmdbEngine:
     return LmdbEngine(directory / "store", NAMES)
 
 
+def all_shown(store: Store) -> list[Shown]:
+    """How far all authors have counted by a store."""
+    rows = store.tables.author.scan(b"", b"\xff" * 17)
+    return [Shown(ReplicaId(key), header_of(envelope).seq, envelope) for key, envelope in rows]
+
+
 def exchange(*nodes: Node) -> None:
     """Give every node every operation of the others."""
     for sender, receiver in itertools.permutations(nodes, 2):
+        receiver.learn_from(sender)
         receiver.receive(sender.operations())
