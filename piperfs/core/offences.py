@@ -17,6 +17,7 @@ class Offence(enum.Enum):
     RECEIPT = "receipt"
     WITHHOLDS = "withholds"
     CONNECTS = "connects"
+    REMOVED = "removed"
 
     @property
     def text(self) -> str:
@@ -29,10 +30,11 @@ _TEXTS = {
     Offence.RIGHT: "wrote without the right to",
     Offence.CLAIM: "sent claims to know what nobody has shown",
     Offence.NUMBER: "numbers its operations decades ahead",
-    Offence.TIME: "dates its writes decades off: its clock is wrong, or it lies",
+    Offence.TIME: "dates its writes before the year 2000",
     Offence.PROTOCOL: "broke the protocol",
     Offence.REPEATS: "sends the same over and over",
     Offence.RECEIPT: "confirmed what it was never sent",
     Offence.WITHHOLDS: "names operations that it does not hand over",
     Offence.CONNECTS: "connects again and again",
+    Offence.REMOVED: "tries to connect although it was removed",
 }

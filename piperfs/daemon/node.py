@@ -16,7 +16,7 @@ from piperfs.core.errors import ExitCode, PeerError, PiperError, UserError
 from piperfs.core.forks import Fork
 from piperfs.core.identity import Identity, generate
 from piperfs.core.ids import ReplicaId
-from piperfs.core.limits import MIB
+from piperfs.core.limits import MIB, SEQ_AHEAD_MAX
 from piperfs.core.manifest import node_children
 from piperfs.core.membership import MembershipGraph, graph_of, parents_first
 from piperfs.core.membership_records import RecordId, Remove, Role, SetRole, Statement, record_id
@@ -192,7 +192,7 @@ class Node:
         if member.removed:
             raise UserError(f"{member.label} was removed already", ExitCode.REFUSED)
         if not self._has_signed(member, None):
-            self.author(Remove(member.replica, self.store.highest_seq_of(member.replica)))
+            self.author(Remove(member.replica, self._cut(member)))
         if not self.graph.state().may_connect(member.replica) and self.role == "admin":
             self.rotate()
 
@@ -212,7 +212,7 @@ class Node:
                 ExitCode.REFUSED,
             )
         if not self._has_signed(member, role):
-            self.author(SetRole(member.replica, role, self.store.highest_seq_of(member.replica)))
+            self.author(SetRole(member.replica, role, self._cut(member)))
 
     def _has_signed(self, member: Member, role: Role | None) -> bool:
         """Whether this admin did before, and waits for others."""
@@ -226,6 +226,14 @@ class Node:
         signed = ", ".join(self.name_of(who) for who in proposal.signed_by)
         name, needed = self.name_of(proposal.member), state.votes_needed
         return f"{deed} {name}: signed by {signed}, of {needed} admins that it takes"
+
+    def _cut(self, member: Member) -> int:
+        """Up to which number a member's operations go on counting.
+
+        Numbers are milliseconds unless clocks jump; one of the far future was made to outlast this.
+        """
+        latest = self.clock.now_ns() // 1_000_000 + SEQ_AHEAD_MAX
+        return min(self.store.highest_seq_of(member.replica), latest)
 
     def _keep_an_admin(self, member: Member) -> None:
         admins = [m for m in self.graph.state().present() if m.role == "admin"]

@@ -72,9 +72,10 @@ class Fault(enum.Enum):
 class HandshakeError(PeerError):
     """A greeting that leads to no session."""
 
-    def __init__(self, fault: Fault, reason: str) -> None:
+    def __init__(self, fault: Fault, reason: str, proved: ReplicaId | None = None) -> None:
         super().__init__(reason)
         self.fault = fault
+        self.proved = proved  # who it was, if he proved it
 
 
 def check_hello(hello: Hello, volume: VolumeId, own: ReplicaId) -> None:
@@ -108,4 +109,6 @@ def check_member(transcript: Transcript, side: Side, member: Member | None, proo
         raise HandshakeError(Fault.STRANGER, "it is no member of the volume")
     check_proof(transcript, side, member.keys.signing, proof)
     if member.removed:
-        raise HandshakeError(Fault.REMOVED, f"{member.label} was removed from the volume")
+        raise HandshakeError(
+            Fault.REMOVED, f"{member.label} was removed from the volume", member.replica
+        )

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from piperfs.core.errors import DisconnectedError, PeerError, PiperError
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.limits import SESSIONS_HELD_MAX
+from piperfs.core.offences import Offence
 from piperfs.obs.facts import PeerFacts
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Sample
@@ -27,7 +28,7 @@ from piperfs.protocol.handshake import Fault, HandshakeError, Side
 from piperfs.protocol.messages import Peers
 from piperfs.replication import overlay, releasing
 from piperfs.replication.channel import Channel
-from piperfs.replication.conduct import first_of
+from piperfs.replication.conduct import Visits, accuse, first_of
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
@@ -85,6 +86,7 @@ class Replicator:
         self.fetcher.on_arrival = self._chunk_arrived
         self.listening: list[str] = []
         self.refusals = Refusals()
+        self._visits = Visits(local)
         self._rolled_back: Counter[ReplicaId] = Counter()  # operations that peers lost
         self._bytes_closed: dict[str, Counter[str]] = {"sent": Counter(), "received": Counter()}
 
@@ -243,11 +245,14 @@ class Replicator:
         for error in group.exceptions:
             if isinstance(error, HandshakeError) and error.fault not in UNREFUSED:
                 self.refusals.note(link.address, error)
+                if error.proved is not None:
+                    accuse(self._local, error.proved, Offence.REMOVED)
         return reason
 
     async def _hold(self, channel: Channel, greeted: Greeted, dial: Dial | None) -> None:
         """Talk to a member until the connection ends. Raises PeerError with the reason."""
         replica = greeted.replica
+        self._visits.note(replica)
         rival = self._sessions.get(replica)
         if rival is None and len(self._sessions) >= self._options.sessions_held:
             await self._send_elsewhere(channel, replica)

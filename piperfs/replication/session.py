@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from piperfs.core.errors import PeerError, StoreError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
+from piperfs.core.limits import SEQ_AHEAD_MAX
 from piperfs.core.operation import Envelope, decode_envelope
 from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
@@ -38,7 +39,6 @@ PING_S: Final = 5
 REPAIR_PAUSE_S: Final = 3
 REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
 OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
-SEQ_AHEAD_MAX: Final = 30 * 365 * 86_400_000  # milliseconds unless clocks jump, by years too
 BATCHES_WAITING_MAX: Final = 4
 
 log = get_logger("replication")

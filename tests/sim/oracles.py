@@ -164,8 +164,19 @@ def nothing_waits(machine: Machine) -> None:
 
 # Faults after which a member may look like a liar: its frames, disk, clock or program are wrong.
 SUSPICIOUS = frozenset(
-    ("tamper", "corrupt", "clone", "restore", "rot_cell", "rot_chunk", "skew", "clock_years")
-)
+    (
+        "tamper",
+        "corrupt",
+        "remove",
+        "role",
+        "clone",
+        "restore",
+        "rot_cell",
+        "rot_chunk",
+        "skew",
+        "clock_years",
+    )
+)  # fmt: skip
 
 
 def nobody_is_accused(machine: Machine) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from piperfs.core import operation as operations
 from piperfs.core.ids import FILE, InodeId, LinkId, ReplicaId, make_inode_id
-from piperfs.core.operation import Envelope, Write, signed_bytes
+from piperfs.core.operation import Envelope, Operation, Write, signed_bytes
 from piperfs.core.record import Birth, ContentBody, Kind, LinkBody, Stamp
 from piperfs.daemon.node import Node
 
@@ -44,3 +44,16 @@ def file_called(
 
 def birth_by(node: Node) -> Birth:
     return Birth(0o644, "root", "root", node.store.replica)
+
+
+def directory(node: Node, inode: InodeId, parent: InodeId, name: bytes) -> Write:
+    """A new directory, wherever its parent is."""
+    hlc = node.clock.now_ns()
+    stamp = Stamp(hlc, node.store.replica)
+    body = LinkBody(True, parent, name, inode, stamp, birth=birth_by(node))
+    return Write(Kind.LINK, LinkId(inode), hlc, {}, (), body)
+
+
+def opened(node: Node, raw: bytes) -> Operation:
+    """A signed operation as a replica takes it in."""
+    return operations.decode(raw, node.keyring.unseal_bodies)

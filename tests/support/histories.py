@@ -54,6 +54,7 @@ class Life:
         if sender is receiver:
             return receiver.commit()
         operations = sender.operations()
+        receiver.learn_from(sender)
         start = first * len(operations) // 8
         some = operations[start : start + 1 + 2 * count]
         self.shuffle(some)
@@ -65,6 +66,8 @@ class Life:
         for node in self.nodes:
             rest: list[Operation] = list(known.values())
             self.shuffle(rest)
+            for other in self.nodes:
+                node.learn_from(other)
             node.receive(rest)
 
 
