@@ -104,7 +104,8 @@ class PendingOperations:
             del self._operations[self._serial]
 
     def take_all(self) -> list[PendingOperation]:
-        taken = list(self._operations.values())
+        # A damaged row may have ended one before its first write.
+        taken = [operation for operation in self._operations.values() if operation.writes]
         self._operations.clear()
         self._writer.clear()
         return taken

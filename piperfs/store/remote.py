@@ -114,6 +114,7 @@ class RemoteWriter:
             self._parts.log.release(lost.operation, lost_dot, now_ns, keep=keep)
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)
+            self._parts.index.note_moments(operation.head(write))
             self._refresh(write, former.get(write.key, set()))
         return True
 
@@ -127,7 +128,6 @@ class RemoteWriter:
         if head not in merged or head in before:
             return False
         self._parts.records.put(write.kind, write.key, merged)
-        self._parts.index.note_moments(head)
         released.extend(
             (lost, is_version(write.kind, lost, operation.replica, write.hlc))
             for lost in before

@@ -184,7 +184,7 @@ class Cluster:
     def _visible_elsewhere(self, machine: Machine) -> frozenset[int]:
         found: frozenset[int] = frozenset()
         for other in self.machines:
-            if other is not machine and other.node is not None:
+            if other is not machine and other.node is not None and not other.is_damaged:
                 found |= frozenset[int]().union(
                     *map(tokens_in, oracles.shown(self.desks[other.name]).values())
                 )
