@@ -253,10 +253,11 @@ class Files:
             raise
         again = session.dirty_since
         session.flush = None
+        extents = extents_of(pieces)  # before what was written meanwhile is among the pieces
         session.copy.adopt(pieces)
         if node.anonymous is None and not session.spills:
             self.keep_dirty(session)  # until the version is made
-            self._put(session, extents_of(pieces))
+            self._put(session, extents)
             session.dirty_since = again
         self._end_if_idle(session)
 

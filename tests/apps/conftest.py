@@ -28,10 +28,14 @@ def volume(request, tmp_path_factory) -> Iterator[Replica]:
 
 
 def unforeseen(replica: Replica) -> list[str]:
-    """What the daemon's log tells beyond the foreseen."""
+    """What the daemon's log tells beyond the foreseen.
+
+    Whoever starts with a mount namespace of his own at the end holds the mount for a moment.
+    """
     lines = (replica.state / "daemon.log").read_text().splitlines()
     events = [json.loads(line) if line.startswith("{") else {"raw": line} for line in lines]
-    return [str(event) for event in events if event.get("level") != "info"]
+    strange = [event for event in events if event.get("level") != "info"]
+    return [str(event) for event in strange if event.get("event") != "fuse.held"]
 
 
 @pytest.fixture

@@ -212,6 +212,21 @@ def test_writes_during_a_flush_are_kept(computer):
     assert computer.read("f")[98:107] == b"aalateraa"
 
 
+def test_a_version_holds_what_was_there_when_its_flush_began(computer):
+    """And no hole in the place of what was appended meanwhile: a crash would leave it."""
+    fh = computer.create("f")
+    ino = computer.stat("f").ino
+    computer.fs.write(fh, 0, b"a" * 300_000)
+    flush = computer.fs.begin_flush(ino)
+    computer.fs.write(fh, 300_000, b"later")
+    flush.execute()
+    computer.fs.finish_flush(ino, flush)
+    inode = computer.fs._inodes.get(ino).inode
+    assert computer.store.contents(inode)[0].body.size == 300_000
+    computer.close(fh)
+    assert computer.read("f") == b"a" * 300_000 + b"later"
+
+
 def test_whoever_flushes_a_forgotten_file_finds_nothing_to_do(computer):
     """What runs in the background may come after the last close, unlink and forget."""
     fh = computer.create("f")

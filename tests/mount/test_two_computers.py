@@ -143,7 +143,8 @@ def test_while_a_reader_waits_all_else_goes_on(tmp_path):
             # In turn: who waits for a page that somebody else asked for hears no SIGINT.
             for ending in (signal.SIGINT, signal.SIGKILL):
                 with subprocess.Popen(
-                    ["cat", str(b.mountpoint / "big")], stdout=subprocess.DEVNULL
+                    ["env", "--default-signal=INT", "cat", str(b.mountpoint / "big")],
+                    stdout=subprocess.DEVNULL,
                 ) as reader:
                     with pytest.raises(subprocess.TimeoutExpired):
                         reader.wait(0.5)
