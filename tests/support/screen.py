@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.programs import run
+from tests.support.volumes import eventually
 
 
 class Screen:
@@ -46,6 +47,18 @@ class Screen:
         found = self.tool("search", "--sync", "--onlyvisible", *criterion)
         self.window = found.split()[-1]
         self.tool("windowfocus", "--sync", self.window)
+
+    def open_window(self, keys: tuple[str, ...], here: str, name: str) -> None:
+        """Press keys in a window until another opens: one that was just closing may take them."""
+
+        def attempt() -> None:
+            self.find_window("--name", here)
+            self.key(*keys)
+            search = ("xdotool", "search", "--sync", "--onlyvisible", "--name", name)
+            run("timeout", 3, *search, **self.environment)
+
+        eventually(attempt, within_s=60)
+        self.find_window("--name", name)
 
     def key(self, *names: str) -> None:
         self.tool("key", "--delay", 50, *names)
