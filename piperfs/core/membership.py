@@ -99,7 +99,7 @@ class MembershipGraph:
         self._everything |= node.bit
         self._heads = (self._heads - set(record.parents)) | {identity}
         self._state = self._records = None
-        if isinstance(record.statement, Genesis | Join):
+        if isinstance(record.statement, Genesis | Join | Renew):
             keys = record.statement.keys
             self._keys[keys.replica] = keys
 

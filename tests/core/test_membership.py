@@ -221,6 +221,17 @@ def test_whoever_is_removed_or_demoted_meanwhile_does_not_escape_by_other_keys()
         b.renew(b"t" * 32)
 
 
+def test_the_keys_of_whoever_was_let_in_are_known_for_ever():
+    """What somebody signed can be shown to others, whatever became of him, and of his keys."""
+    a = Device("a")
+    b = a.admit("b")
+    renewed = b.renew()
+    share(a, b, renewed)
+    a.remove(b)
+    for device in (a, b, renewed):
+        assert a.graph.keys_of(device.identity.replica) == device.identity.public
+
+
 def test_other_keys_are_proved_and_new():
     a = Device("a")
     b = a.admit("b")
