@@ -7,11 +7,12 @@ disk, does not; there peers tell.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
+
+from piperfs.daemon.durably import write_json
 
 ORIGIN_FILE: Final = "origin.json"
 MACHINE_ID: Final = Path("/etc/machine-id")
@@ -27,22 +28,19 @@ def _here(data: Path) -> dict[str, object]:
     return {"computer": name, "file": data.stat().st_ino}
 
 
+def _noted(state: Path) -> object:
+    try:
+        return json.loads((state / ORIGIN_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 def write_origin(state: Path, data: Path) -> None:
-    """Note, durably, that the store is at home here."""
-    if not data.exists():
-        return
-    draft = state / f"{ORIGIN_FILE}.new"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(_here(data), file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(state / ORIGIN_FILE)
+    """Note, durably, that the store is at home here, unless the note says so already."""
+    if data.exists() and _noted(state) != _here(data):
+        write_json(state / ORIGIN_FILE, _here(data))
 
 
 def is_copy(state: Path, data: Path) -> bool:
     """Whether the store was made elsewhere. One that nothing is noted of is at home."""
-    try:
-        noted = json.loads((state / ORIGIN_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return bool(noted != _here(data))
+    return _noted(state) not in (None, _here(data))

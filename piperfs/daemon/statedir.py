@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.core.ids import VolumeId
+from piperfs.daemon.durably import write_json
 from piperfs.daemon.origin import write_origin
 from piperfs.store.engine import DATA_FILE
 
@@ -114,13 +115,8 @@ class StateDirectory:
             "label": volume.label,
             "blind": volume.is_blind,
         }
-        draft = self.path / f"{VOLUME_FILE}.new"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(text, file)
-            file.flush()
-            os.fsync(file.fileno())
         write_origin(self.path, self.store / DATA_FILE)
-        draft.replace(self.path / VOLUME_FILE)
+        write_json(self.path / VOLUME_FILE, text)
         for directory in (self.keys, self.store, self.path, self.path.parent):
             if directory.is_dir():
                 _fsync_directory(directory)

@@ -27,6 +27,14 @@ def test_what_stays_in_its_place_or_is_moved_is_at_home(state: Path) -> None:
     assert not is_copy(moved, moved / "data")
 
 
+def test_what_is_noted_already_costs_no_write(state: Path) -> None:
+    """Each command opens the state; a disk that is full or slow must not keep it from that."""
+    before = (state / origin.ORIGIN_FILE).stat()
+    write_origin(state, state / "data")
+    after = (state / origin.ORIGIN_FILE).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_a_copy_is_none(state: Path) -> None:
     copy = shutil.copytree(state, state.parent / "copy")
     assert is_copy(copy, copy / "data")
