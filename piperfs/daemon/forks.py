@@ -14,6 +14,7 @@ from piperfs.core.ids import ReplicaId
 from piperfs.core.limits import EARLY_FORKS_MAX, SEQ_MAX
 from piperfs.core.membership_rules import MembershipState
 from piperfs.obs.log import get_logger
+from piperfs.replication.verifying import unseal_of
 
 if TYPE_CHECKING:
     from piperfs.daemon.node import Node
@@ -76,21 +77,19 @@ def limits(node: "Node", state: MembershipState) -> dict[ReplicaId, int]:
 
 def withdraw(node: "Node") -> int:
     """Take out what does not count; returns how many operations went."""
-    unseal = None if node.store.is_blind else node.keyring.unseal_bodies
     until = limits(node, node.graph.state())
-    return node.store.withdraw(until, unseal, node.clock.now_ns())
+    return node.store.withdraw(until, unseal_of(node), node.clock.now_ns())
 
 
 def release(node: "Node") -> None:
     """Let count what was held of members whom an admin removed since, up to the cut."""
     forks, state = node.store.forks, node.graph.state()
-    unseal = None if node.store.is_blind else node.keyring.unseal_bodies
     for replica in set(forks.known) - set(forks.limits) - {node.store.replica}:
         member = state.member(replica)
-        if member is None or not any(True for _ in forks.held(replica)):
+        if member is None or not forks.held_of(replica):
             continue
         now = node.clock.now_ns()
-        came, went = node.store.release(replica, member.counts_until, unseal, now)
+        came, went = node.store.release(replica, member.counts_until, unseal_of(node), now)
         log.info("operations.released", name=member.label, merged=came, dropped=went)
 
 
@@ -102,6 +101,6 @@ def health(node: "Node") -> Iterator[tuple[str, str]]:
         if replica == node.store.replica:
             yield f"fork {name}", "another computer writes under this one's key: see members"
         elif replica in forks.limits and state.may_connect(replica):
-            held = sum(1 for _ in forks.held(replica))
-            reason = f"it signed two operations under one number; {held} later ones are held"
+            later = f"{forks.held_of(replica)} later ones are held"
+            reason = f"it signed two operations under one number; {later}"
             yield f"fork {name}", f"{reason}: a copied computer, or a liar; see members"

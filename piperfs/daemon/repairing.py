@@ -11,6 +11,7 @@ from piperfs.core.manifest import node_children
 from piperfs.daemon.node import Node
 from piperfs.daemon.origin import write_origin
 from piperfs.obs.facts import Finding
+from piperfs.replication.verifying import unseal_of
 from piperfs.store.check import Finding as Damaged
 from piperfs.store.check import check_rules, check_store, check_values
 from piperfs.store.engine import DATA_FILE, Engine, LmdbEngine
@@ -83,9 +84,8 @@ def rebuild_on(node: Node, engine: Engine, salvage: Salvage) -> Store:
     copy_facts(node.store, engine, salvage)
     engine.refresh()
     target = _store_on(node, engine)
-    unseal = None if node.store.is_blind else node.keyring.unseal_bodies
     now = node.clock.now_ns()
-    for _ in rebuild(node.store, target, unseal, now, salvage):
+    for _ in rebuild(node.store, target, unseal_of(node), now, salvage):
         pass
     seq = max(target.last_seq, node.store.highest_seq_of(node.store.replica), now // 1_000_000)
     target.put_last_seq(seq + SEQ_MARGIN)

@@ -104,7 +104,7 @@ def members(node: Node) -> list[MemberFacts]:
                 node.describe(each) for each in proposals if each.member == member.replica
             ),
             forked_at=node.store.forks.known.get(member.replica),
-            held=sum(1 for _ in node.store.forks.held(member.replica)),
+            held=node.store.forks.held_of(member.replica),
             succeeds=_hex(member.succeeds),
         )
         for member in node.members()

@@ -12,7 +12,7 @@ import trio
 from piperfs.core.operation import decode_envelope
 from piperfs.obs.log import get_logger
 from piperfs.replication.ports import Local
-from piperfs.replication.verifying import verify_operations
+from piperfs.replication.verifying import unseal_of, verify_operations
 
 RELEASE_EVERY_S: Final = 5
 AT_ONCE: Final = 64
@@ -34,9 +34,8 @@ def release(local: Local) -> int:
     store, now = local.store, local.clock.now_ns()
     due = store.ahead.take_due(now, AT_ONCE) if len(store.ahead) else []
     if due:
-        unseal = None if store.is_blind else local.keyring.unseal_bodies
         envelopes = [(raw, decode_envelope(raw)) for raw in due]
-        verified = verify_operations(envelopes, store.volume, local.graph.state(), unseal)
+        verified = verify_operations(envelopes, store.volume, local.graph.state(), unseal_of(local))
         store.apply_remote(verified.operations, now)
         log.info("operations.caught_up", count=len(due), refused=len(verified.refusals))
     return len(due)

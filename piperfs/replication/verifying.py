@@ -46,6 +46,11 @@ class Verified:
     void: list[Operation] = field(default_factory=list)
 
 
+def unseal_of(local: Local) -> Unseal | None:
+    """What opens the bodies of operations; None where there is no key for any."""
+    return None if local.store.is_blind else local.keyring.unseal_bodies
+
+
 async def verify_batch(fresh: Sequence[tuple[bytes, Envelope]], local: Local) -> Verified:
     """Check operations of a peer, in a worker thread unless they are few."""
     check = partial(
@@ -53,7 +58,7 @@ async def verify_batch(fresh: Sequence[tuple[bytes, Envelope]], local: Local) ->
         fresh,
         local.store.volume,
         local.graph.state(),
-        None if local.store.is_blind else local.keyring.unseal_bodies,
+        unseal_of(local),
     )
     if len(fresh) <= VERIFY_INLINE_MAX:
         return check()

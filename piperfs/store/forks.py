@@ -5,7 +5,8 @@ no fingerprint, and are not passed on. They wait for an admin, or for their auth
 another identity.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from piperfs.core import limits
@@ -28,8 +29,11 @@ class Forks:
             ReplicaId(replica): point_of(fork).seq for replica, fork in tables.fork.scan(b"", END)
         }
         self.limits: Mapping[ReplicaId, int] = self.known  # those that are in force
-        self._held_bytes = sum(len(raw) for _, raw in tables.held.scan(b"", END))
-        self.held_count = sum(1 for _ in tables.held.scan(b"", END))
+        self._held: Counter[ReplicaId] = Counter()
+        self._held_bytes = 0
+        for key, raw in tables.held.scan(b"", END):
+            self._held[ReplicaId(key[:16])] += 1
+            self._held_bytes += len(raw)
 
     def proofs(self) -> list[Fork]:
         """One for each author that is known to have signed twice."""
@@ -66,13 +70,17 @@ class Forks:
             return False
         self._tables.held.put(key, raw)
         self._held_bytes += len(raw)
-        self.held_count += 1
+        self._held[ReplicaId(dot[:16])] += 1
         return True
 
-    def held(self, replica: ReplicaId) -> Iterator[tuple[int, bytes]]:
-        """Numbers and envelopes of what is held of an author, in order."""
-        for key, raw in self._tables.held.scan(replica, after(replica)):
-            yield int.from_bytes(key[16:24], "big"), raw
+    @property
+    def held_count(self) -> int:
+        """How many operations are held of all authors together."""
+        return self._held.total()
+
+    def held_of(self, replica: ReplicaId) -> int:
+        """How many operations are held of one author."""
+        return self._held[replica]
 
     def take(self, replica: ReplicaId) -> list[tuple[int, bytes]]:
         """Hold nothing of an author any more; returns what there was."""
@@ -80,5 +88,5 @@ class Forks:
         for key, raw in rows:
             self._tables.held.delete(key)
             self._held_bytes -= len(raw)
-        self.held_count -= len(rows)
+        del self._held[replica]
         return [(int.from_bytes(key[16:24], "big"), raw) for key, raw in rows]
