@@ -7,26 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import commit_faults
+from tests.support.disks import errno_of, fsync
 from tests.support.volumes import replicas
 
 pytestmark = pytest.mark.mount
-
-
-def fsync(path, data):
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def errno_of(call, *arguments):
-    try:
-        call(*arguments)
-    except OSError as error:
-        return error.errno
-    return 0
 
 
 @pytest.fixture

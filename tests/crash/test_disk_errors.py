@@ -6,28 +6,11 @@ import subprocess
 
 import pytest
 
-from tests.support.disks import failing_calls, small_disk
+from tests.support.disks import errno_of, failing_calls, fsync, small_disk
 from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.mount
 MIB = 1 << 20
-
-
-def fsync(path, data):
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def errno_of(call, *arguments):
-    try:
-        call(*arguments)
-    except OSError as error:
-        return error.errno
-    return 0
 
 
 def fill(directory, name="fill"):

@@ -3,23 +3,13 @@
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.volumes import Replica, replicas
+from tests.support.volumes import Replica, eventually, replicas
 
 pytestmark = pytest.mark.mount
-
-
-def wait(holds: Callable[[], object], within_s: float = 30) -> None:
-    """Wait for what several daemons agree on, of which there is no one event."""
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
 
 
 def copy(source: Replica, target: Replica) -> None:
@@ -56,7 +46,7 @@ def test_both_copies_of_a_computer_go_on_and_meet(tmp_path: Path) -> None:
         assert other["succeeds"] == own["replica"] != other["replica"]
         twin.umount()
         twin.mount(f"peer={anna.address}")
-        wait(lambda: anna.digest() == twin.digest())
+        eventually(lambda: anna.digest() == twin.digest())
         assert twin.status()["replica"] == other["replica"], "it is renewed once"
         assert texts(anna) == texts(twin)
         assert sorted(texts(anna).values()) == sorted(["by anna", "by the copy"] * 2)
@@ -76,14 +66,14 @@ def test_a_restored_backup_loses_nothing_of_what_others_hold(tmp_path: Path) -> 
         anna.init().mount()
         ben.join(anna).mount(f"peer={anna.address}")
         (anna.mountpoint / "shared").write_text("before")
-        wait(lambda: anna.digest() == ben.digest())
+        eventually(lambda: anna.digest() == ben.digest())
         anna.umount()
         backup = anna.base / "backup"
         subprocess.run(["cp", "-a", anna.state, backup], check=True)
         anna.mount(f"peer={ben.address}")
         edit(anna, "since the backup")
-        wait(lambda: anna.digest() == ben.digest() and "shared" in texts(ben))
-        wait(lambda: texts(ben).get("shared") == "since the backup")
+        eventually(lambda: anna.digest() == ben.digest() and "shared" in texts(ben))
+        eventually(lambda: texts(ben).get("shared") == "since the backup")
         anna.umount()
         ben.umount()
         shutil.rmtree(anna.state)
@@ -92,9 +82,9 @@ def test_a_restored_backup_loses_nothing_of_what_others_hold(tmp_path: Path) -> 
         assert texts(anna) == {"shared": "before"}
         edit(anna, "after the restore")
         ben.mount(f"peer={anna.address}")
-        wait(lambda: anna.digest() == ben.digest())
+        eventually(lambda: anna.digest() == ben.digest())
         assert anna.status()["succeeds"] is not None
-        wait(lambda: texts(anna) == texts(ben))
+        eventually(lambda: texts(anna) == texts(ben))
         both = ["after the restore", "since the backup"]
         assert sorted(texts(anna).values()) == sorted(both * 2)
 

@@ -18,10 +18,7 @@ import pytest
 from tests.support.volumes import Replica, eventually, replicas, use_readable_python
 
 NOBODY = pwd.getpwnam("nobody")
-pytestmark = [
-    pytest.mark.mount,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user then"),
-]
+pytestmark = pytest.mark.mount
 
 
 DEVICE = """set -e

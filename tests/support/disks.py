@@ -1,9 +1,29 @@
 """Disks that misbehave: small ones, and system calls of a running daemon that fail on demand."""
 
 import contextlib
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+def fsync(path: Path, data: bytes) -> None:
+    """Write a file and return when it is on stable storage. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def errno_of(call: Callable[..., object], *arguments: object) -> int:
+    """With which number a call fails; 0 if it does not."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno or -1
+    return 0
 
 
 @contextlib.contextmanager

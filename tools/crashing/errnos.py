@@ -10,7 +10,6 @@ clear line, a code, no harm.
 import argparse
 import errno
 import itertools
-import os
 import random
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from crashing.rounds import check_store, pid_of, remount
 from crashing.verify import BrokenPromiseError
+from tests.support.disks import errno_of, fsync
 from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 CALLS = ("pwrite64", "writev", "fdatasync")  # all that LMDB uses
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> str:
 def _one(anna: Replica, number: int, fault: Fault) -> str:
     root = anna.mountpoint / f"fault{number}"
     root.mkdir()
-    _save(root / "kept", b"kept")
+    fsync(root / "kept", b"kept")
     data = anna.state / "store/data.mdb"
     tracer = subprocess.Popen(
         ["strace", "-f", "-p", str(pid_of(anna)), "-P", str(data), "-e", f"trace={fault.call}",
@@ -88,7 +88,7 @@ def _one(anna: Replica, number: int, fault: Fault) -> str:
     while "attached" not in tracer.stderr.readline():
         continue
     try:
-        answers = [_answer(root / str(n), b"x%d" % n) for n in range(SHOTS)]
+        answers = [errno_of(fsync, root / str(n), b"x%d" % n) for n in range(SHOTS)]
     finally:
         tracer.terminate()
         tracer.communicate()
@@ -119,27 +119,10 @@ def _judge(anna: Replica, root: Path, fault: Fault, answers: list[int]) -> str:
     if not fault.is_full or not set(failed) <= FULL:
         raise BrokenPromiseError(f"{fault}: not final, and callers saw {answers}")
     try:
-        eventually(lambda: _answer(root / "late", b"late") == 0, within_s=20)
+        eventually(lambda: errno_of(fsync, root / "late", b"late") == 0, within_s=20)
     except AssertionError as error:
         raise BrokenPromiseError(f"{fault}: it does not get over it") from error
     return "got over"
-
-
-def _save(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _answer(path: Path, data: bytes) -> int:
-    try:
-        _save(path, data)
-    except OSError as error:
-        return error.errno or -1
-    return 0
 
 
 def _failing_starts(anna: Replica, errors: tuple[str, ...]) -> int:
