@@ -10,6 +10,7 @@ import click
 from piperfs.cli import mounted, output, spawn, unmount
 from piperfs.cli.volume import volume_argument
 from piperfs.control import places, units
+from piperfs.fuse import mountpoint as points
 
 FLAGS = (
     ("listen", "HOST:PORT", "Where other computers reach this one."),
@@ -73,7 +74,7 @@ def start_mount(
     arguments += ["--sloppy"] if sloppy else []
     if foreground:
         spawn.run_in_front(*arguments)
-    spawn.start_detached(*arguments, session=not _is_automount(target))
+    spawn.start_detached(*arguments, session=not points.is_automount(target))
 
 
 def _is_of_another(state: Path) -> bool:
@@ -90,11 +91,6 @@ def _is_mounted_there(state: Path, target: Path) -> bool:
         return False
     connection.close()
     return str(target) in mounted.directories()
-
-
-def _is_automount(target: Path) -> bool:
-    """Whether the kernel waits here for somebody to mount something."""
-    return [kind for point, kind, _ in mounted.mounts() if point == str(target)][-1:] == [b"autofs"]
 
 
 @click.command()

@@ -1,10 +1,10 @@
 """Where things are mounted, found without asking a mount that may be dead or hang."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from piperfs.core.errors import ExitCode, UserError
+from piperfs.fuse import mountpoint as points
 
 SYMLINKS_MAX = 40  # as in the kernel
 
@@ -30,17 +30,9 @@ def canonical(directory: Path) -> Path:
 
 def directories() -> set[str]:
     """Where file systems of PiperFS are mounted, dead ones included."""
-    return {point for point, kind, source in mounts() if _is_ours(kind, source)}
+    return {mount.point for mount in points.mounts() if _is_ours(mount)}
 
 
-def _is_ours(kind: bytes, source: bytes) -> bool:
-    return kind.startswith(b"fuse") and (b"piperfs" in kind or source.startswith(b"piperfs"))
-
-
-def mounts() -> Iterator[tuple[str, bytes, bytes]]:
-    """Mount point, type and source of every mount, in the order of mounting."""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields, _, tail = line.partition(b" - ")
-        kind, source = tail.split(b" ")[:2]
-        raw = fields.split(b" ")[4]
-        yield os.fsdecode(raw.decode("unicode_escape").encode("latin-1")), kind, source
+def _is_ours(mount: points.Mount) -> bool:
+    kind, source = mount.fs_type, mount.source
+    return kind.startswith("fuse") and ("piperfs" in kind or source.startswith("piperfs"))

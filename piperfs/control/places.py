@@ -126,6 +126,10 @@ def home_socket(state: Path) -> Path:
     return state / "control.sock"
 
 
+def _note_in(directory: Path, state: Path) -> Path:
+    return directory / f"{_tag(state)}.json"
+
+
 def _tag(state: Path) -> str:
     return hashlib.blake2s(os.fsencode(os.path.realpath(state)), digest_size=8).hexdigest()
 
@@ -163,7 +167,7 @@ def connect(state: Path) -> socket.socket | None:
 
 def write_running(running: Running) -> Path:
     """Write down that a daemon runs; the returned file is removed when it ends."""
-    path = prepare_runtime_directory() / f"{_tag(Path(running.state))}.json"
+    path = _note_in(prepare_runtime_directory(), Path(running.state))
     draft = path.with_suffix(f".{running.pid}")
     draft.write_text(json.dumps(asdict(running)))
     draft.replace(path)
@@ -172,18 +176,18 @@ def write_running(running: Running) -> Path:
 
 def keep_running(running: Running) -> None:
     """Write it down again if it went."""
-    if not (runtime_directory() / f"{_tag(Path(running.state))}.json").exists():
+    if not _note_in(runtime_directory(), Path(running.state)).exists():
         write_running(running)
 
 
 def forget_running(state: Path) -> None:
     """A daemon begins where another one may have been killed."""
-    (runtime_directory() / f"{_tag(state)}.json").unlink(missing_ok=True)
+    _note_in(runtime_directory(), state).unlink(missing_ok=True)
 
 
 def find_running(state: Path) -> Running | None:
     """The daemon that runs on a state directory, if one does."""
-    found = (_read_running(each / f"{_tag(state)}.json") for each in _directories())
+    found = (_read_running(_note_in(each, state)) for each in _directories())
     return next((running for running in found if running is not None), None)
 
 

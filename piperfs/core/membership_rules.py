@@ -61,6 +61,14 @@ class Member(msgspec.Struct, frozen=True):
     succeeds: ReplicaId | None = None  # the same device, under the keys that it had before
 
 
+def origin_of(members: Mapping[ReplicaId, Member], replica: ReplicaId) -> ReplicaId:
+    """Under which keys the device of a member was first let in."""
+    member = members[replica]
+    while member.succeeds is not None:
+        member = members[member.succeeds]
+    return member.replica
+
+
 class Invitation(msgspec.Struct, frozen=True):
     """An invite, and who spent it."""
 
@@ -183,16 +191,11 @@ class Counting:
 
     def renewals_of(self, replica: ReplicaId) -> int:
         """How often the device of a member went on under other keys, over all copies of it."""
-        return sum(1 for node in self._renewals if self._first(node) == self._origin(replica))
-
-    def _first(self, node: Node) -> ReplicaId:
-        return self._origin(node.record.author)
+        authors = (node.record.author for node in self._renewals)
+        return sum(1 for author in authors if self._origin(author) == self._origin(replica))
 
     def _origin(self, replica: ReplicaId) -> ReplicaId:
-        member = self.members[replica]
-        while member.succeeds is not None:
-            member = self.members[member.succeeds]
-        return member.replica
+        return origin_of(self.members, replica)
 
     def _apply_role(self, node: Node, change: SetRole) -> None:
         cuts = self._cuts(node, change.member)
@@ -440,13 +443,9 @@ class MembershipState:
     @property
     def votes_needed(self) -> int:
         """How many admins must sign a removal or a role now."""
-        admins = {self._origin(each) for each in self.present() if each.role == "admin"}
+        present = (each for each in self.present() if each.role == "admin")
+        admins = {origin_of(self.members, each.replica) for each in present}
         return self.quorum if len(admins) >= ADMINS_MIN else 1
-
-    def _origin(self, member: Member) -> ReplicaId:
-        while member.succeeds is not None:
-            member = self.members[member.succeeds]
-        return member.replica
 
     @property
     def has_store(self) -> bool:

@@ -95,8 +95,8 @@ def conflict_name(loser: Loser, tag_length: int) -> bytes:
     """`<stem>.conflict-<YYYYMMDD>-<author6>-<tag><ext>`, cut to fit 255 bytes."""
     stem, extension = split_extension(loser.name)
     day = _utc_day(loser.hlc)
-    middle = f"{day}-{short(loser.replica)}-{_tag(loser)[:tag_length]}".encode()
-    middle = CONFLICT_MARK + middle
+    who = f"{day}-{short(loser.replica)}-{_tag(loser)[:tag_length]}"
+    middle = CONFLICT_MARK + who.encode()
     room = NAME_BYTES_MAX - len(middle)
     extension = extension if len(extension) <= room // 2 else b""
     return _cut(stem, room - len(extension)) + middle + extension

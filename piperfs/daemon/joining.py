@@ -4,10 +4,11 @@ It needs a ticket, which a person carried here, or which a member hands over to 
 pairing code. Nothing is left behind of a join that fails.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 from zeroconf import InterfaceChoice
@@ -27,6 +28,10 @@ from piperfs.replication import beacon, greeting, pairing
 from piperfs.replication.channel import Channel
 from piperfs.replication.network import TlsNetwork, closing, split_address
 from piperfs.store.rows import PeerRow
+
+REASONS_CHARS_MAX: Final = 300
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +105,32 @@ async def _exchange(guest: Guest, code: PairingCode, peer: str) -> Ticket:
             "--pair still waiting there? If so, name its address with --peer",
             ExitCode.NOT_FOUND,
         )
+    clock = guest.clock
+    try:
+        text, address = await _ask_each(
+            guest, addresses,
+            lambda channel: pairing.ask(channel, code, clock.entropy, clock.in_thread),
+        )  # fmt: skip
+    except PeerError as error:
+        raise UserError(f"the other computer does not answer ({error})") from error
+    ticket = parse_ticket(text, 0)  # the other end judges the time, by the clock it wrote it by
+    return replace(ticket, addresses=tuple(dict.fromkeys((address, *ticket.addresses))))
+
+
+async def _ask_each(
+    guest: Guest, addresses: Iterable[str], ask: Callable[[Channel], Awaitable[T]]
+) -> tuple[T, str]:
+    """The first answer, and whose; raises PeerError with all reasons if there is none."""
     network = TlsNetwork("", 0)
     reasons = []
     for address in addresses:
         await guest.progress.report(f"asking {address}")
         try:
             async with closing(await network.dial(address)) as link:
-                clock = guest.clock
-                text = await pairing.ask(Channel(link), code, clock.entropy, clock.in_thread)
+                return await ask(Channel(link)), address
         except PeerError as error:
             reasons.append(f"{address}: {error}")
-            continue
-        ticket = parse_ticket(text, 0)  # the other end judges the time, by the clock it wrote it by
-        return replace(ticket, addresses=tuple(dict.fromkeys((address, *ticket.addresses))))
-    raise UserError(f"the other computer does not answer ({'; '.join(reasons)[:300]})")
+    raise PeerError("; ".join(reasons)[:REASONS_CHARS_MAX])
 
 
 def _is_store(graph: MembershipGraph, identity: Identity) -> bool:
@@ -127,22 +144,18 @@ async def _ask_all(
     """Ask each address of the ticket until a member answers."""
     if not ticket.addresses:
         raise UserError("the ticket names no address: make it while the volume is mounted")
-    network = TlsNetwork("", 0)
     label = guest.label or default_member_name()
-    reasons = []
-    for address in ticket.addresses:
-        await guest.progress.report(f"asking {address}")
-        try:
-            async with closing(await network.dial(address)) as link:
-                nonce = guest.clock.entropy(NONCE_BYTES)
-                answer = await greeting.join(Channel(link), ticket, identity, label, nonce)
-                return answer, address
-        except PeerError as error:
-            reasons.append(f"{address}: {error}")
-    raise UserError(
-        f"no member answers ({'; '.join(reasons)[:300]}); is the volume mounted there?",
-        ExitCode.NOT_FOUND,
-    )
+
+    async def ask(channel: Channel) -> greeting.Membership:
+        nonce = guest.clock.entropy(NONCE_BYTES)
+        return await greeting.join(channel, ticket, identity, label, nonce)
+
+    try:
+        return await _ask_each(guest, ticket.addresses, ask)
+    except PeerError as error:
+        raise UserError(
+            f"no member answers ({error}); is the volume mounted there?", ExitCode.NOT_FOUND
+        ) from error
 
 
 def _remember(node: Node, addresses: tuple[str, ...]) -> None:

@@ -6,21 +6,24 @@ one look and one answer: who answers falsely only makes the pairing fail, since 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 import trio
-from zeroconf import InterfaceChoice, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
+from zeroconf import InterfaceChoice, ServiceBrowser, ServiceStateChange, Zeroconf
 
-from piperfs.obs.log import get_logger
-from piperfs.replication.discovery import LOOKUP_MS, STOP_TIMEOUT_S
-from piperfs.replication.network import join_address, split_address
+from piperfs.replication.discovery import (
+    STOP_TIMEOUT_S,
+    addresses_of,
+    describe,
+    log_unavailable,
+    look_up,
+)
 
 SERVICE: Final = "_piperfs-pair._tcp.local."
 LOOK_S: Final = 15
 
 Interfaces: TypeAlias = "list[str] | InterfaceChoice"
-
-log = get_logger("discovery")
 
 
 async def announce(
@@ -40,25 +43,15 @@ async def announce(
 def _begin(
     nameplate: str, name: bytes, addresses: Sequence[str], interfaces: Interfaces
 ) -> Zeroconf | None:
+    zeroconf: Zeroconf | None = None
     try:
         zeroconf = Zeroconf(interfaces=interfaces)
-    except Exception as error:  # noqa: BLE001 - the network may lack anything at all
-        log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
-        return None
-    pairs = [split_address(address) for address in addresses]
-    info = ServiceInfo(
-        SERVICE,
-        f"{name.hex()}.{SERVICE}",
-        port=pairs[0][1] if pairs else 0,
-        properties={"n": nameplate},
-        parsed_addresses=[host for host, _ in pairs],
-        server=f"{name.hex()}.local.",
-    )
-    try:
+        info = describe(SERVICE, name.hex(), addresses, {"n": nameplate})
         zeroconf.register_service(info, cooperating_responders=True)
-    except Exception as error:  # noqa: BLE001
-        zeroconf.close()
-        log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the network may lack anything at all
+        log_unavailable(error)
+        if zeroconf is not None:
+            zeroconf.close()
         return None
     return zeroconf
 
@@ -98,7 +91,7 @@ class _Look:
             self._zeroconf = Zeroconf(interfaces=interfaces)
             ServiceBrowser(self._zeroconf, SERVICE, handlers=[self._changed])
         except Exception as error:  # noqa: BLE001 - the network may lack anything at all
-            log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
+            log_unavailable(error)
 
     def end(self) -> None:
         if self._zeroconf is not None:
@@ -109,14 +102,7 @@ class _Look:
     ) -> None:
         if state_change is ServiceStateChange.Removed:
             return
-        try:
-            info = zeroconf.get_service_info(service_type, name, LOOKUP_MS)
-        except Exception as error:  # noqa: BLE001 - it may be closing, and hears all the network
-            log.info("discovery.missed", reason=str(error) or type(error).__name__)
-            return
-        if info is not None and info.port and info.properties.get(b"n") == self._nameplate:
-            hosts = info.parsed_addresses()
-            try:
-                self._report([join_address(host, info.port) for host in hosts])
-            except trio.RunFinishedError:
-                return
+        info = look_up(zeroconf, service_type, name)
+        if info is not None and info.properties.get(b"n") == self._nameplate:
+            with suppress(trio.RunFinishedError):
+                self._report(addresses_of(info))

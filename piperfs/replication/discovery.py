@@ -6,7 +6,7 @@ event loop of its own, so it runs in threads of its own; where there is no netwo
 multicast, nothing is found and nothing fails.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,42 @@ def key_of(volume: VolumeId) -> bytes:
 def tag(key: bytes, day: int, replica: bytes = b"") -> str:
     """What stands for the volume, or for a replica of it, on one day."""
     return blake3(day.to_bytes(8, "big") + replica, key=key).hexdigest(length=10)
+
+
+def describe(
+    service: str, name: str, addresses: Sequence[str], properties: dict[str, str]
+) -> ServiceInfo:
+    """What the library announces: a name of one service, at these addresses."""
+    pairs = [split_address(address) for address in addresses]
+    return ServiceInfo(
+        service,
+        f"{name}.{service}",
+        port=pairs[0][1] if pairs else 0,
+        properties=properties,
+        parsed_addresses=[host for host, _ in pairs],
+        server=f"{name}.local.",
+    )
+
+
+def look_up(zeroconf: Zeroconf, service: str, name: str) -> ServiceInfo | None:
+    """What somebody announces, if it can be reached at all. Blocks; runs in a thread."""
+    try:
+        info = zeroconf.get_service_info(service, name, LOOKUP_MS)
+    except Exception as error:  # noqa: BLE001 - it may be closing, and hears all the network
+        log.info("discovery.missed", reason=str(error) or type(error).__name__)
+        return None
+    return info if info is not None and info.port else None
+
+
+def addresses_of(info: ServiceInfo) -> list[str]:
+    """Where an announced service is."""
+    assert info.port is not None, "what look_up gives has one"
+    return [join_address(host, info.port) for host in info.parsed_addresses()]
+
+
+def log_unavailable(error: Exception) -> None:
+    """The network may lack anything at all, and then nothing is found."""
+    log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +126,14 @@ class Discovery:
             self._zeroconf.register_service(info, cooperating_responders=True)
             ServiceBrowser(self._zeroconf, SERVICE, handlers=[self._changed])
         except Exception as error:  # noqa: BLE001 - the network may lack anything at all
-            log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
+            log_unavailable(error)
             self._end()
             return False
         return True
 
     def _info(self, said: Announcement) -> ServiceInfo:
         name = tag(self._key, said.day, self._replica)
-        pairs = [split_address(address) for address in said.addresses]
-        return ServiceInfo(
-            SERVICE,
-            f"{name}.{SERVICE}",
-            port=pairs[0][1] if pairs else 0,
-            properties={"t": tag(self._key, said.day)},
-            parsed_addresses=[host for host, _ in pairs],
-            server=f"{name}.local.",
-        )
+        return describe(SERVICE, name, said.addresses, {"t": tag(self._key, said.day)})
 
     def _end(self) -> None:
         """Take the announcement back. Blocks for a moment; runs in a thread."""
@@ -119,17 +147,13 @@ class Discovery:
         """Somebody came or went. Runs in a thread of the library."""
         if state_change is ServiceStateChange.Removed or name == self._own_name:
             return
-        try:
-            info = zeroconf.get_service_info(service_type, name, LOOKUP_MS)
-        except Exception as error:  # noqa: BLE001 - it may be closing, and hears all the network
-            log.info("discovery.missed", reason=str(error) or type(error).__name__)
-            return
-        if info is None or not info.port or not self._is_ours(info):
+        info = look_up(zeroconf, service_type, name)
+        if info is None or not self._is_ours(info):
             return
         assert self._token is not None
-        for host in info.parsed_addresses():
+        for address in addresses_of(info):
             try:
-                self._token.run_sync_soon(self._report, join_address(host, info.port))
+                self._token.run_sync_soon(self._report, address)
             except trio.RunFinishedError:
                 return
 

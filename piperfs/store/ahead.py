@@ -11,6 +11,7 @@ somebody who merged it. A replica whose own clock is wrong only delays itself.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from piperfs.core.ids import OperationId, ReplicaId
@@ -86,11 +87,7 @@ class Ahead:
     def take_due(self, now_ns: int, count: int) -> list[bytes]:
         """Take out those that need not wait any more, as signed, at most so many."""
         end = max(0, now_ns + AHEAD_NS_MAX + 1).to_bytes(STAMP_BYTES, "big")
-        due = []
-        for key, row in self._table.scan(b"", end):
-            due.append((key, row))
-            if len(due) == count:
-                break
+        due = list(islice(self._table.scan(b"", end), count))
         for key, row in due:
             self._remove(key, row)
         return [row.envelope for _, row in due]

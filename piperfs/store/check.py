@@ -142,7 +142,7 @@ def _check_dots(store: Store) -> Iterator[Finding]:
         try:
             operation = store.log.under(key)
         except PiperError:
-            continue  # reported by _check_values
+            continue  # reported by check_values
         if operation is not None and not store.tables.operation.has(operation):
             yield Finding(Damage.LOG, "dot", key)
 

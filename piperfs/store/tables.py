@@ -54,6 +54,14 @@ def raw_bytes(cells: Cells | None = None) -> Codec[bytes]:
     return Codec(bytes, bytes, cells)
 
 
+def _paged(
+    scan: Callable[[bytes, bytes], Iterator[tuple[bytes, V]]], start: bytes, end: bytes, size: int
+) -> Iterator[list[tuple[bytes, V]]]:
+    while rows := list(islice(scan(start, end), size)):
+        yield rows
+        start = rows[-1][0] + b"\0"
+
+
 class Overlay(dict[bytes, V | None]):
     """Rows on top of the engine, None being a deletion; only a scan needs their keys in order.
 
@@ -166,9 +174,7 @@ class Table(Generic[V]):
 
     def pages(self, start: bytes, end: bytes, size: int) -> Iterator[list[tuple[bytes, V]]]:
         """Like `scan`, in lists of `size` pairs, between which anything may change."""
-        while rows := list(islice(self.scan(start, end), size)):
-            yield rows
-            start = rows[-1][0] + b"\0"
+        return _paged(self.scan, start, end, size)
 
     def durable_keys(self, start: bytes, end: bytes, size: int) -> Iterator[list[bytes]]:
         """Keys of what is committed, in lists of `size`, between which anything may change."""
@@ -178,9 +184,7 @@ class Table(Generic[V]):
 
     def durable_pages(self, start: bytes, end: bytes, size: int) -> Iterator[list[tuple[bytes, V]]]:
         """Like `pages`, over what is committed; the snapshot may be renewed between two."""
-        while rows := list(islice(self.scan_durable(start, end), size)):
-            yield rows
-            start = rows[-1][0] + b"\0"
+        return _paged(self.scan_durable, start, end, size)
 
     def bytes_durable(self) -> int:
         """About how many bytes the table takes on the disk."""
