@@ -139,5 +139,5 @@ def copy_inode(inode: InodeId, loser: Loser) -> InodeId:
 
 
 def copy_link(copy: InodeId) -> LinkId:
-    """The link id of a conflict copy that became a file of its own."""
+    """The first link of a conflict copy that became a file of its own, or of a nameless file."""
     return LinkId(blake3(b"link" + copy).digest(length=16))

@@ -92,6 +92,16 @@ def shown_links(
     return [link for link in alive if not _was_seen(winners[link], link, deletions)]
 
 
+def is_nameless(
+    contents: Sequence[ContentHead], links: Mapping[LinkId, Sequence[LinkHead]]
+) -> bool:
+    """Whether there is a live version and no record of any name that it ever had.
+
+    So it is where whoever made the file was removed, and others had written into it since.
+    """
+    return not links and any(head.body.alive for head in contents)
+
+
 def _is_news(contents: Iterable[ContentHead], removed: Iterable[LinkHead]) -> bool:
     """Whether some version was not known to each of those who removed the names."""
     return any(

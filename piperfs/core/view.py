@@ -161,6 +161,8 @@ class _View:
             for link in resolve.shown_links(contents, links):
                 winner = resolve.current_link(links[link])
                 self._hang(inode, link, winner.body.parent, winner.body.name, winner)
+            if resolve.is_nameless(contents, links):
+                self._hang(inode, LinkId(inode), ORPHANS, inode.hex().encode(), None)
         self._hang_directories()
         self._name_everything()
         inodes = {self.root, *self.places}

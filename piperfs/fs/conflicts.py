@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from piperfs.core import resolve
-from piperfs.core.ids import InodeId, LinkId
+from piperfs.core.ids import ORPHANS, InodeId, LinkId
 from piperfs.core.names import Loser, copy_inode, copy_link, name_losers
 from piperfs.core.record import PENDING_SEQ, ContentHead
 from piperfs.core.version_vector import covers, join
@@ -36,7 +36,8 @@ def materialise(store: Store, inode: InodeId) -> list[Change]:
 def _as_file(found: Found, directory: InodeId, name: bytes) -> Iterable[Change]:
     assert found.head is not None
     body = replace(found.head.body, base=b"", directories=(), links_seen={})
-    yield PutLink(copy_link(found.inode), directory, name, found.inode)
+    if directory != ORPHANS:  # where files hang without any link
+        yield PutLink(copy_link(found.inode), directory, name, found.inode)
     yield PutContent(found.inode, body, found.head.refs)
 
 

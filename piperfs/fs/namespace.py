@@ -117,6 +117,10 @@ class Namespace:
             raise FsError(ErrorKind.NOT_FOUND)
         return parent.inode
 
+    def source_directory(self, parent: Node) -> InodeId:
+        """A directory that names may be taken from: nothing can be made among the orphans."""
+        return parent.inode if parent.inode == ORPHANS else self.writable_directory(parent)
+
     def _claim(self, parent: Node, name: bytes) -> InodeId:
         """Check that a new entry may be made; returns the directory's inode id."""
         if self.look(parent, name) is not None:
@@ -265,7 +269,7 @@ class Namespace:
         found = self.find(parent, name)
         if is_directory(found.inode):
             raise FsError(ErrorKind.IS_A_DIRECTORY)
-        self.writable_directory(parent)
+        self.source_directory(parent)
         if found.copy_of is not None:
             self._discard(found)
             return
@@ -329,7 +333,7 @@ class Namespace:
         found = self.find(parent, name)
         if not is_directory(found.inode):
             raise FsError(ErrorKind.NOT_A_DIRECTORY)
-        self.writable_directory(parent)
+        self.source_directory(parent)
         changes = self.directory_removal(found.inode)
         self.apply([*conflicts.fix_losing_links(self._store, parent.inode, name), *changes])
 

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from piperfs.core import resolve
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import FILE, SYMLINK, InodeId, LinkId, is_directory
-from piperfs.core.record import PENDING
+from piperfs.core.names import copy_link
+from piperfs.core.record import PENDING, Birth
 from piperfs.fs import conflicts
 from piperfs.fs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
 from piperfs.fs.attributes import is_special
@@ -22,6 +23,7 @@ from piperfs.store.change import (
     DeleteContent,
     MoveLink,
     PutContent,
+    PutLink,
     SetAttributes,
     SetXattr,
 )
@@ -49,7 +51,9 @@ class Renames:
         moved = self._names.find(source, old)
         there = self._names.look(target, new)
         directory = self._names.writable_directory(target)
-        self._names.writable_directory(source)
+        self._names.source_directory(source)
+        if flags & RENAME_EXCHANGE:
+            self._names.writable_directory(source)
         self._check_move(moved, there, directory, flags)
         if moved.copy_of is not None:
             moved = self._named(self._names.own_file(self._names.node_of(moved)), source, old)
@@ -108,6 +112,8 @@ class Renames:
     def _moves(self, found: Found, directory: InodeId, name: bytes) -> list[Change]:
         """The changes that put a link elsewhere. Special nodes move at once."""
         assert found.place is not None
+        if not is_special(found.inode) and not found.place.replica:  # nobody put it here
+            return [self._first_link(found.inode, directory, name)]
         if is_directory(found.inode):
             return [
                 MoveLink(LinkId(member), directory, name)
@@ -122,6 +128,15 @@ class Renames:
         links = tuple(place if p.link == place.link else p for p in row.links)
         self._store.move_special(found.inode, links, self._clock.now_ns())
         return []
+
+    def _first_link(self, inode: InodeId, directory: InodeId, name: bytes) -> Change:
+        """Name what no record names, with the link that every replica would choose."""
+        if not is_directory(inode):
+            return PutLink(copy_link(inode), directory, name, inode)
+        row = self._store.inode(inode)
+        assert row is not None
+        birth = Birth(row.mode, row.owner, row.group, self._store.replica)
+        return PutLink(LinkId(inode), directory, name, inode, birth)
 
     def _move(
         self,

@@ -99,6 +99,8 @@ class Index:
             return
         shown = resolve.shown_links(contents, links)
         places = tuple(_place(link, resolve.current_link(links[link])) for link in shown)
+        if resolve.is_nameless(contents, links):
+            places = (_lost(inode),)
         hidden = tuple(sorted(link for link in links if link not in shown))
         row = self._leaf_row(inode, contents, links)
         row = replace(row, links=places, hidden=hidden)
@@ -288,7 +290,7 @@ class Index:
 
     def _wanted_place(self, inode: InodeId, heads: tuple[LinkHead, ...]) -> tuple[Place, bool]:
         """A directory that is only known as a parent hangs among the orphans, named by its id."""
-        lost = Place(LinkId(inode), ORPHANS, inode.hex().encode(), 0, ReplicaId(b""))
+        lost = _lost(inode)
         if not heads:
             return lost, False
         winner = resolve.current_link(heads)
@@ -434,6 +436,11 @@ class Index:
         else:
             table.delete(key)
         return True
+
+
+def _lost(inode: InodeId) -> Place:
+    """Where hangs what has no place of its own."""
+    return Place(LinkId(inode), ORPHANS, inode.hex().encode(), 0, ReplicaId(b""))
 
 
 def _place(link: LinkId, head: LinkHead) -> Place:

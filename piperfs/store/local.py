@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from piperfs.core import moments, resolve
 from piperfs.core import operation as operations
 from piperfs.core.clock import HybridClock
-from piperfs.core.ids import EpochId, InodeId, LinkId, ReplicaId, is_directory
+from piperfs.core.ids import ORPHANS, EpochId, InodeId, LinkId, ReplicaId, is_directory
 from piperfs.core.limits import CHANGED_DIRECTORIES_MAX
 from piperfs.core.merge import is_covered
 from piperfs.core.operation import Write
@@ -243,15 +243,15 @@ class LocalWriter:
         assert row is not None
         seen = {}
         for link in (*(place.link for place in row.links), *row.hidden):
-            link_heads = self._parts.records.links(link)
-            seen[link] = dict(resolve.current_link(link_heads).vector)
+            if link_heads := self._parts.records.links(link):  # none where nobody named the file
+                seen[link] = dict(resolve.current_link(link_heads).vector)
         directories = self._directories_of(inode)
         body = replace(winner.body, alive=False, base=b"", directories=directories, links_seen=seen)
         self._put(operation, (Kind.CONTENT, inode), hlc, body, winner.refs, known)
 
     def _directories_of(self, inode: InodeId) -> tuple[InodeId, ...]:
         row = self._parts.tables.inode.get(inode)
-        found = {place.parent for place in row.links} if row else set()
+        found = {place.parent for place in row.links} - {ORPHANS} if row else set()
         return tuple(sorted(found)[:CHANGED_DIRECTORIES_MAX])
 
     def _set_attributes(self, operation: PendingOperation, change: SetAttributes, hlc: int) -> None:

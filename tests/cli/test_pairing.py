@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.net, pytest.mark.mount, pytest.mark.slow]
 @contextmanager
 def inviting(anna: Replica, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A window that is open, and its code, as it is printed at once."""
-    command = [*anna.program, "invite", str(anna.state), "--pair", *flags]
+    interruptible = ["env", "--default-signal=INT"]  # a shell's background jobs ignore it
+    command = [*interruptible, *anna.program, "invite", str(anna.state), "--pair", *flags]
     with subprocess.Popen(
         command, env=anna.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -140,7 +140,7 @@ class Cluster:
                 self.trace.sometimes("a daemon ended after a failure of its store")
                 disk = machine.disk
                 has_failed = machine.node is not None and machine.node.store.is_failing
-                if not (disk.is_failing or disk.is_full or machine.is_damaged or has_failed):
+                if not (disk.is_refusing or machine.is_damaged or has_failed):
                     self.failures.append(f"{machine.name} ended: {_first(group)!r}")
                 machine.crash(silently=False)
 
@@ -206,7 +206,8 @@ class Cluster:
 
     async def join(self) -> None:
         """A new computer joins through whoever is an admin and up."""
-        admins = [m for m in self.machines[:2] if m.node is not None]
+        up = (m for m in self.machines[:2] if m.node is not None)
+        admins = [m for m in up if m.running.role == "admin"]
         if not admins or len(self.machines) >= self.plan.machines + 2:
             return
         host = admins[0]

@@ -64,6 +64,11 @@ class Disk:
     slowness: float = 0.0
     crash_at_commit: str | None = None  # "before" or "after" the batch is durable
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether some commit fails for a reason of the disk."""
+        return self.is_full or self.is_over_quota or self.is_failing
+
     def heal(self) -> None:
         self.is_full = self.is_over_quota = self.is_failing = False
         self.slowness, self.crash_at_commit = 0.0, None
