@@ -331,8 +331,8 @@ class Cluster:
             machine.offset_ns += max(0, until_ns - machine.now_ns())
 
     def _hopeless(self) -> frozenset[bytes]:
-        """Chunks that no computer has any more."""
-        if not self.chunks_may_be_lost:
+        """Chunks that no computer has any more, or only one of two that share an identity."""
+        if not self.chunks_may_be_lost and not self._twins:
             return frozenset()
         judged = self.judged
         wanted = {c for m in judged for c in m.running.store.chunks.wanted(1 << 20)}

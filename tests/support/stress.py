@@ -20,7 +20,7 @@ from pathlib import Path
 ALLOWED = {
     errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EINVAL,
     errno.ELOOP, errno.EPERM, errno.ENODATA, errno.EMLINK, errno.EXDEV, errno.EBADF,
-    errno.ENXIO, errno.ESPIPE,
+    errno.ENXIO, errno.ESPIPE, errno.EAGAIN,  # of fifos
 }  # fmt: skip
 HANG_S = 60
 DEPTH = 3
