@@ -115,3 +115,20 @@ def test_the_time_of_a_new_volume_is_that_of_its_root():
     group.people[0].write("f", b"x")
     group.meet()
     assert times(group.people[0])[""] == times(group.people[1])[""] > (founded, founded)
+
+
+def test_a_time_set_by_hand_stands_beside_what_a_clock_far_ahead_has_written():
+    group = Group()
+    a, b = group.people
+    a.computer.mkdir("d")
+    a.computer.clock.ns += 1_000 * 10**9
+    replace_and_overwrite(a)
+    group.meet()
+    b.write("d/f", b"four")
+    group.meet()
+    b.computer.utime("d", 10**18)
+    assert b.computer.stat("d").mtime_ns == 10**18
+    group.meet()
+    for person in (a, b):
+        assert person.computer.stat("d").mtime_ns == 10**18
+        assert index_tree(person.computer.store) == view_of(person.computer.store)
