@@ -51,9 +51,10 @@ class Renames:
         moved = self._names.find(source, old)
         there = self._names.look(target, new)
         directory = self._names.writable_directory(target)
-        self._names.source_directory(source)
         if flags & RENAME_EXCHANGE:
             self._names.writable_directory(source)
+        else:
+            self._names.source_directory(source)
         self._check_move(moved, there, directory, flags)
         if moved.copy_of is not None:
             moved = self._named(self._names.own_file(self._names.node_of(moved)), source, old)

@@ -268,10 +268,10 @@ class LocalWriter:
                 self._advance_pin(change.inode, write.head(self._replica), head)
         if bodies.is_empty(change):
             return
-        row = self._parts.tables.inode.get(change.inode)
-        if change.mtime_ns is not None and birth is Kind.LINK and row is not None:
+        if change.mtime_ns is not None and birth is Kind.LINK:
             # Whoever sets the time knows of what is shown, were it made by a clock far ahead.
-            hlc = max(hlc, row.changed_ns, row.times_ns)
+            row = self._parts.tables.inode.get(change.inode)
+            hlc = hlc if row is None else max(hlc, row.changed_ns, row.times_ns)
         heads = self._parts.records.attributes(change.inode)
         contents = self._parts.records.contents(change.inode)
         content = resolve.current_content(contents) if contents else None
