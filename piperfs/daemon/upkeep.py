@@ -29,6 +29,8 @@ Chunks = Iterable[ChunkId]
 TICK_S: Final = 10
 WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
+FORGET_EVERY_S: Final = 30
+FORGET_SHARE: Final = 50  # and never more than a fiftieth of the time
 CENSUS_FIRST_S: Final = 60
 CENSUS_EVERY_S: Final = 24 * 3600
 USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
@@ -129,7 +131,24 @@ async def collect(node: Node) -> None:
     for _ in collector.steps(node.clock.now_ns(), in_use):
         await trio.lowlevel.checkpoint()
     node.store.on_dirty()
+    if node.replicator is not None and not node.store.chunks.want_count:
+        node.replicator.content_arrived()
     log.info("chunks.collected", chunks=collector.freed_chunks, bytes=collector.freed_bytes)
+
+
+async def forget_wants(node: Node) -> None:
+    """Find out, for ever, when chunks are wanted that nobody has and no version needs any more.
+
+    A save that another one soon followed is kept nowhere. Whoever heard of the first before the
+    second wants its chunks, which its author has dropped by then.
+    """
+    while True:
+        begun = trio.current_time()
+        fetcher = node.replicator.fetcher if node.replicator is not None else None
+        if fetcher is not None and fetcher.is_stuck and node.store.chunks.is_doubtful:
+            await collect(node)
+        took = trio.current_time() - begun
+        await trio.sleep(max(FORGET_EVERY_S, FORGET_SHARE * took))
 
 
 async def serve_metrics(

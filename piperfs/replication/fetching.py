@@ -62,6 +62,7 @@ class Fetcher:
         self._soon: dict[ChunkId, None] = {}  # asked for by readahead, in order
         self.on_arrival: Callable[[ChunkId], None] = lambda _chunk: None
         self.on_complete: Callable[[], None] = lambda: None  # nothing is wanted any more
+        self.is_stuck = False  # whether nobody who is connected has any of what is wanted
         self.keeps_all = True  # whether this replica means to hold all content
         self.received_bytes = 0
         self.received_chunks = 0
@@ -122,6 +123,7 @@ class Fetcher:
             self._store.on_dirty()
             self.received_bytes += len(sealed)
             self.received_chunks += 1
+            self.is_stuck = False
             self.on_arrival(chunk)
             if not self._store.chunks.want_count:
                 self.on_complete()
@@ -226,8 +228,8 @@ class Fetcher:
                 for peer in self._peers.values():
                     peer.lacks.clear()
                 is_owed = any(peer.asked for peer in self._peers.values())
-                is_stuck = left == self._store.chunks.want_count and not is_owed
-                pause = min(2 * pause, RETRY_MAX_S) if is_stuck else float(RETRY_S)
+                self.is_stuck = left == self._store.chunks.want_count and not is_owed
+                pause = min(2 * pause, RETRY_MAX_S) if self.is_stuck else float(RETRY_S)
                 left = self._store.chunks.want_count
 
     def _give_up_on_silent(self) -> None:

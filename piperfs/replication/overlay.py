@@ -26,6 +26,7 @@ class Dial:
     replica: ReplicaId | None = None
     is_given: bool = False  # by the user, so never forgotten
     failures: int = 0  # since somebody answered
+    was_brief: bool = False  # its last connection soon ended, as where there is no room
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 

@@ -48,6 +48,8 @@ MIX_EVERY_S: Final = 10  # how often one peer hears of members beyond our own co
 MIX_ADDRESSES: Final = 8
 GOODBYE_S: Final = 2
 SPREAD_S: Final = 0.2
+REST_S: Final = 1
+EXPLORE_EVERY_S: Final = 60
 UNREFUSED: Final = frozenset((Fault.ITSELF, Fault.DECLINED))  # nobody tried what he may not
 
 log = get_logger("replication")
@@ -78,11 +80,13 @@ class Replicator:
         self._sessions: dict[ReplicaId, Session] = {}
         self._dials: dict[str, Dial] = {}
         self._trying: dict[Dial | None, None] = {}  # dials that have no outcome yet
+        self._resting = 0  # dials that were turned away a moment ago
+        self._explored: Dial | None = None  # met although there were connections enough
         self._vacancy = trio.Event()  # a connection may be lacking
         self._nursery: trio.Nursery | None = None
         self._progress = trio.Event()
         self.fetcher = Fetcher(local.store)
-        self.fetcher.on_complete = self._content_arrived
+        self.fetcher.on_complete = self.content_arrived
         self.fetcher.on_arrival = self._chunk_arrived
         self.listening: list[str] = []
         self.refusals = Refusals()
@@ -101,7 +105,8 @@ class Replicator:
             self.listening = list(await nursery.start(self._network.listen, self._accept))
             nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
             nursery.start_soon(self._tell_of_peers)
-            nursery.start_soon(releasing.run, self._local, self._content_arrived)
+            nursery.start_soon(self._explore)
+            nursery.start_soon(releasing.run, self._local, self.content_arrived)
             for address in self._options.peers:
                 self.add_address(address, is_given=True)
             for address in self._remembered():
@@ -127,7 +132,7 @@ class Replicator:
         return self._options.discovery
 
     def add_address(self, address: str, *, is_given: bool = False) -> None:
-        """Dial an address from now on; a full list forgets what has not answered for longest."""
+        """Dial an address from now on; a full list forgets one that was of no use."""
         if address in self._dials:
             self._dials[address].again.set()
             return
@@ -136,13 +141,18 @@ class Replicator:
         if len(self._dials) >= ADDRESSES_MAX and not self._forget_one():
             return
         dial = self._dials[address] = Dial(address, is_given=is_given)
-        self._nursery.start_soon(self._keep_dialling, dial)
+        self._nursery.start_soon(self._keep_dialling, dial, self._nursery)
 
     def _forget_one(self) -> bool:
-        dead = [dial for dial in self._dials.values() if dial.failures and not dial.is_given]
-        if not dead:
+        """Forget what has not answered for longest, or else one that had no room."""
+        useless = [
+            dial
+            for dial in self._dials.values()
+            if (dial.failures or dial.was_brief) and not dial.is_given
+        ]
+        if not useless:
             return False
-        worst = max(dead, key=lambda dial: dial.failures)
+        worst = max(useless, key=lambda dial: dial.failures)
         worst.scope.cancel()
         del self._dials[worst.address]
         return True
@@ -159,7 +169,7 @@ class Replicator:
 
     # Connections
 
-    async def _keep_dialling(self, dial: Dial) -> None:
+    async def _keep_dialling(self, dial: Dial, nursery: trio.Nursery) -> None:
         pause = PAUSE_MIN_S
         with dial.scope:
             while True:
@@ -171,13 +181,23 @@ class Replicator:
                 finally:
                     self._tried(dial)
                 dial.again = trio.Event()  # its own end is no reason to hurry
-                pause = PAUSE_MIN_S if trio.current_time() - begun > PAUSE_MAX_S else pause
+                dial.was_brief = trio.current_time() - begun <= PAUSE_MAX_S
+                if dial.was_brief and not dial.failures:
+                    nursery.start_soon(self._rest)
+                pause = pause if dial.was_brief else PAUSE_MIN_S
                 pause = min(PAUSE_MAX_S, pause * 2)
                 with trio.move_on_after(pause * (0.5 + self._chance())) as timer:
                     await dial.again.wait()
                     await trio.sleep_until(begun + HURRIED_S)
                 if not timer.cancelled_caught:
                     pause = PAUSE_MIN_S
+
+    async def _rest(self) -> None:
+        """Whoever was turned away does not ask the next one at once, but looks on in a moment."""
+        self._resting += 1
+        await trio.sleep(REST_S)
+        self._resting -= 1
+        self._note_vacancy()
 
     async def _until_wanted(self, dial: Dial) -> None:
         """Wait, as most addresses do most of the time, until a connection is lacking."""
@@ -188,7 +208,27 @@ class Replicator:
     def _is_wanted(self, dial: Dial) -> bool:
         if dial.replica in self._sessions:
             return False
-        return len(self._sessions) + len(self._trying) < self._options.sessions_wanted
+        if dial is self._explored:
+            return True
+        busy = len(self._sessions) + len(self._trying) + self._resting
+        return busy < self._options.sessions_wanted
+
+    async def _explore(self) -> None:
+        """Hold one connection more, to a different member every minute.
+
+        Members who have connections enough among themselves would never meet the others.
+        """
+        while True:
+            await trio.sleep(EXPLORE_EVERY_S * (0.5 + self._chance()))
+            former, self._explored = self._explored, None
+            known = self._sessions.get(former.replica) if former and former.replica else None
+            if known is not None and len(self._sessions) > self._options.sessions_wanted:
+                known.close()
+            strangers = [d for d in self._dials.values() if d.replica not in self._sessions]
+            if strangers and len(self._sessions) >= self._options.sessions_wanted:
+                self._explored = overlay.draw(strangers, 1, self._local.clock.entropy)[0]
+                self._explored.again.set()
+                self._note_vacancy()
 
     def _tried(self, dial: Dial) -> None:
         """A dial has an outcome: a session in its place, or none."""
@@ -328,7 +368,8 @@ class Replicator:
         for session in self._sessions.values():
             session.chunk_arrived(chunk)
 
-    def _content_arrived(self) -> None:
+    def content_arrived(self) -> None:
+        """Nothing is wanted any more."""
         for session in self._sessions.values():
             session.content_arrived()
 

@@ -28,6 +28,7 @@ class ChunkStore:
         self._wants: dict[ChunkId, WantRow] = {
             ChunkId(key): row for key, row in tables.want.scan(b"", b"\xff" * 33)
         }
+        self.is_doubtful = bool(self._wants)  # whether some may be of versions that are not kept
         self._order = max((row.order for row in self._wants.values()), default=0)
         self._noted: dict[ChunkId, int] | None = None
         self._used: OrderedDict[ChunkId, None] = OrderedDict()  # the longest unused first
@@ -107,6 +108,10 @@ class ChunkStore:
         """No version needs an absent chunk any more."""
         if self._wants.pop(chunk, None) is not None:
             self._tables.want.delete(chunk)
+
+    def doubt(self) -> None:
+        """A version that is not kept is gone; what only it needed is wanted in vain."""
+        self.is_doubtful = bool(self._wants)
 
     def wanted(self, limit: int, skip: int = 0) -> list[ChunkId]:
         """Absent chunks of live versions, longest wanted first."""
@@ -194,6 +199,7 @@ class ChunkStore:
         """From now on remember which chunks become referenced; see `collector.py`."""
         assert self._noted is None, "one collection at a time"
         self._noted = {}
+        self.is_doubtful = False
         return self._noted
 
     def end_noting(self) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import OperationId, ReplicaId
 from piperfs.core.operation import Envelope
 from piperfs.store.rows import Bucket, HistoryRow, OperationRow
@@ -88,12 +89,19 @@ class OperationLog:
         return self._tables.operation.has(operation)
 
     def release(self, operation: OperationId, dot: bytes, now_ns: int, *, keep: bool) -> None:
-        """One write of the operation is no head any more; the last one takes it out."""
-        row = self._tables.operation.get(operation)
-        assert row is not None, "a head's operation is live"
-        key = lseq_key(row.lseq)
+        """One write of the operation is no head any more; the last one takes it out.
+
+        What is damaged stays for `fsck --repair`: the change that it gave way to must not be made
+        by half.
+        """
+        try:
+            row = self._tables.operation.get(operation)
+            assert row is not None, "a head's operation is live"
+            key = lseq_key(row.lseq)
+            envelope = self._tables.envelope.get(key) if keep else None
+        except StoreError:
+            return
         if keep:
-            envelope = self._tables.envelope.get(key)
             assert envelope is not None
             raw = _pack_envelope(envelope)
             self._tables.history.put(lseq_key(now_ns) + operation, HistoryRow(raw, now_ns))

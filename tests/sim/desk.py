@@ -350,7 +350,11 @@ class Desk:
                 lost = tokens_in(self.content(target))
                 if target.ino == spot.ino:
                     lost = frozenset()
-            self.fs.rename(spot.parent, spot.name, parent, name, flags)
+            try:
+                self.fs.rename(spot.parent, spot.name, parent, name, flags)
+            except StoreError:  # a damaged row may be met when the target is gone already
+                self.ledger.release(lost, None)
+                raise
             self.ledger.release(lost, None)
 
         await self.service.with_chunks(move)

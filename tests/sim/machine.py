@@ -19,6 +19,7 @@ from piperfs.core.identity import Identity
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.membership import graph_of
 from piperfs.core.operation import Operation
+from piperfs.daemon import upkeep
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.keyfile import Secrets
 from piperfs.daemon.node import Medium, Node, assemble_on
@@ -225,6 +226,7 @@ class Machine:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(replicator.run)
                     nursery.start_soon(self.service.run)
+                    nursery.start_soon(upkeep.forget_wants, node)
                     task_status.started()
                     await stop.wait()
                     await self.service.sync()

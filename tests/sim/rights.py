@@ -33,10 +33,13 @@ class Rights:
         self._kept: dict[ReplicaId, frozenset[int]] = {}  # tokens that every such admin had seen
 
     def _admin(self, number: int, *, other_than: Machine | None = None) -> Machine | None:
-        """An admin's computer that is up; the first two are asked in the order of the plan."""
+        """An admin's computer that is up; the first two are asked in the order of the plan.
+
+        What an admin sees on a damaged disk cannot be told, and so not what may be missing later.
+        """
         for each in (number, number + 1):
             machine = self._cluster.machines[each % 2]
-            node = machine.node
+            node = None if machine.is_damaged else machine.node
             if machine is not other_than and node is not None and node.role == "admin":
                 return machine
         return None

@@ -162,3 +162,18 @@ def test_it_tells_why_chunks_stay(node):
     assert {reason.value: count for reason, count in kept.items() if count} == {
         "open": 1, "current": 1, "deleted": 1, "superseded": 1,
     }  # fmt: skip
+
+
+def test_what_only_a_quick_save_needed_is_doubted_and_wanted_no_more():
+    author, other = Node("alpha"), Node("beta", clock=TestClock(1_700_000_100))
+    file = author.create(author.root, b"f")
+    save(author, file, b"first")
+    other.receive(author.operations())
+    assert not other.store.chunks.is_doubtful
+    last = save(author, file, b"second")
+    other.receive(author.operations())
+    assert other.store.chunks.want_count == 2
+    assert other.store.chunks.is_doubtful
+    collect(other)
+    assert other.store.chunks.wanted(10) == [last]
+    assert not other.store.chunks.is_doubtful
