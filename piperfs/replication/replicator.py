@@ -1,11 +1,10 @@
 """Keeps connections to other members, and this replica in step with them.
 
-Every address that was given, heard of or found is dialled again and again with growing pauses,
-and at once when it is new. Two members keep one connection: of two, the one dialled by the
-smaller id stays. Eight are looked for and four times as many let in, so that no replica needs to
-know or meet all others. Members tell each other where some of those they know are, which mixes
-the lists until the connections of many members are a random graph that hardly falls apart; whoever
-is turned away for want of room is told where to ask instead.
+Two members keep one connection: of two, the one dialled by the smaller id stays. Eight are looked
+for and four times as many let in, so that no replica needs to know or meet all others. Members
+tell each other where some of those they know are, which mixes the lists until the connections of
+many members are a random graph that hardly falls apart; whoever is turned away for want of room
+is told where to ask instead. Which addresses are dialled, and when: `dialling.py`.
 """
 
 from collections import Counter
@@ -29,6 +28,7 @@ from piperfs.protocol.messages import Peers
 from piperfs.replication import overlay, releasing
 from piperfs.replication.channel import Channel
 from piperfs.replication.conduct import Visits, accuse, first_of
+from piperfs.replication.dialling import Dialler
 from piperfs.replication.discovery import Discovery
 from piperfs.replication.fetching import Fetcher
 from piperfs.replication.greeting import Greeted, greet
@@ -38,18 +38,11 @@ from piperfs.replication.ports import Local
 from piperfs.replication.refusals import Refusals
 from piperfs.replication.session import Session
 
-PAUSE_MIN_S: Final = 0.2
-PAUSE_MAX_S: Final = 15
-HURRIED_S: Final = 2  # between tries at once, or two copies of a computer push each other out
 SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
-ADDRESSES_MAX: Final = 64
 TELL_EVERY_S: Final = 1
 MIX_EVERY_S: Final = 10  # how often one peer hears of members beyond our own connections
 MIX_ADDRESSES: Final = 8
 GOODBYE_S: Final = 2
-SPREAD_S: Final = 0.2
-REST_S: Final = 1
-EXPLORE_EVERY_S: Final = 60
 UNREFUSED: Final = frozenset((Fault.ITSELF, Fault.DECLINED))  # nobody tried what he may not
 
 log = get_logger("replication")
@@ -78,12 +71,9 @@ class Replicator:
         self._options = options
         self._network = network or TlsNetwork(options.listen_host, options.listen_port)
         self._sessions: dict[ReplicaId, Session] = {}
-        self._dials: dict[str, Dial] = {}
-        self._trying: dict[Dial | None, None] = {}  # dials that have no outcome yet
-        self._resting = 0  # dials that were turned away a moment ago
-        self._explored: Dial | None = None  # met although there were connections enough
-        self._vacancy = trio.Event()  # a connection may be lacking
-        self._nursery: trio.Nursery | None = None
+        self._dialler = Dialler(
+            self._sessions, options.sessions_wanted, local.clock.entropy, self._dial_once
+        )
         self._progress = trio.Event()
         self.fetcher = Fetcher(local.store)
         self.fetcher.on_complete = self.content_arrived
@@ -101,11 +91,10 @@ class Replicator:
         self._local.committer.on_durable(lambda _lseq: self._wake())
         self._local.on_members(self._members_changed)
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._dialler.start(nursery)
             self.listening = list(await nursery.start(self._network.listen, self._accept))
             nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
             nursery.start_soon(self._tell_of_peers)
-            nursery.start_soon(self._explore)
             nursery.start_soon(releasing.run, self._local, self.content_arrived)
             for address in self._options.peers:
                 self.add_address(address, is_given=True)
@@ -133,29 +122,13 @@ class Replicator:
 
     def add_address(self, address: str, *, is_given: bool = False) -> None:
         """Dial an address from now on; a full list forgets one that was of no use."""
-        if address in self._dials:
-            self._dials[address].again.set()
-            return
-        if self._nursery is None or address in self._network.reachable():
-            return
-        if len(self._dials) >= ADDRESSES_MAX and not self._forget_one():
-            return
-        dial = self._dials[address] = Dial(address, is_given=is_given)
-        self._nursery.start_soon(self._keep_dialling, dial, self._nursery)
+        if address not in self._network.reachable():
+            self._dialler.add(address, is_given=is_given)
 
-    def _forget_one(self) -> bool:
-        """Forget what has not answered for longest, or else one that had no room."""
-        useless = [
-            dial
-            for dial in self._dials.values()
-            if (dial.failures or dial.was_brief) and not dial.is_given
-        ]
-        if not useless:
-            return False
-        worst = max(useless, key=lambda dial: dial.failures)
-        worst.scope.cancel()
-        del self._dials[worst.address]
-        return True
+    @property
+    def dials(self) -> dict[str, Dial]:
+        """What is dialled, by address."""
+        return self._dialler.dials
 
     def _discovery(self) -> Discovery:
         own = self._local.store
@@ -168,79 +141,6 @@ class Replicator:
         )
 
     # Connections
-
-    async def _keep_dialling(self, dial: Dial, nursery: trio.Nursery) -> None:
-        pause = PAUSE_MIN_S
-        with dial.scope:
-            while True:
-                await self._until_wanted(dial)
-                begun = trio.current_time()
-                self._trying[dial] = None
-                try:
-                    dial.reason = await self._dial_once(dial)
-                finally:
-                    self._tried(dial)
-                dial.again = trio.Event()  # its own end is no reason to hurry
-                dial.was_brief = trio.current_time() - begun <= PAUSE_MAX_S
-                if dial.was_brief and not dial.failures:
-                    nursery.start_soon(self._rest)
-                pause = pause if dial.was_brief else PAUSE_MIN_S
-                pause = min(PAUSE_MAX_S, pause * 2)
-                with trio.move_on_after(pause * (0.5 + self._chance())) as timer:
-                    await dial.again.wait()
-                    await trio.sleep_until(begun + HURRIED_S)
-                if not timer.cancelled_caught:
-                    pause = PAUSE_MIN_S
-
-    async def _rest(self) -> None:
-        """Whoever was turned away does not ask the next one at once, but looks on in a moment."""
-        self._resting += 1
-        await trio.sleep(REST_S)
-        self._resting -= 1
-        self._note_vacancy()
-
-    async def _until_wanted(self, dial: Dial) -> None:
-        """Wait, as most addresses do most of the time, until a connection is lacking."""
-        while not self._is_wanted(dial):
-            await self._vacancy.wait()
-            await trio.sleep(SPREAD_S * self._chance())  # not all at once
-
-    def _is_wanted(self, dial: Dial) -> bool:
-        if dial.replica in self._sessions:
-            return False
-        if dial is self._explored:
-            return True
-        busy = len(self._sessions) + len(self._trying) + self._resting
-        return busy < self._options.sessions_wanted
-
-    async def _explore(self) -> None:
-        """Hold one connection more, to a different member every minute.
-
-        Members who have connections enough among themselves would never meet the others.
-        """
-        while True:
-            await trio.sleep(EXPLORE_EVERY_S * (0.5 + self._chance()))
-            former, self._explored = self._explored, None
-            known = self._sessions.get(former.replica) if former and former.replica else None
-            if known is not None and len(self._sessions) > self._options.sessions_wanted:
-                known.close()
-            strangers = [d for d in self._dials.values() if d.replica not in self._sessions]
-            if strangers and len(self._sessions) >= self._options.sessions_wanted:
-                self._explored = overlay.draw(strangers, 1, self._local.clock.entropy)[0]
-                self._explored.again.set()
-                self._note_vacancy()
-
-    def _tried(self, dial: Dial) -> None:
-        """A dial has an outcome: a session in its place, or none."""
-        if self._trying.pop(dial, dial) is None:
-            self._note_vacancy()
-
-    def _note_vacancy(self) -> None:
-        vacancy, self._vacancy = self._vacancy, trio.Event()
-        vacancy.set()
-
-    def _chance(self) -> float:
-        return self._local.clock.entropy(1)[0] / 255
 
     async def _dial_once(self, dial: Dial) -> str:
         """One connection from begin to end; returns why it ended."""
@@ -308,7 +208,7 @@ class Replicator:
             addresses=lambda: self.reachable,
         )
         self._sessions[replica] = session
-        self._trying.pop(dial, None)
+        self._dialler.has_outcome(dial)
         self._note_contact(session)
         log.info("peer.met", peer=replica.hex()[:12], address=channel.address)
         try:
@@ -321,8 +221,7 @@ class Replicator:
         finally:
             if self._sessions.get(replica) is session:
                 del self._sessions[replica]
-                self._dial_again(replica)
-                self._note_vacancy()
+                self._dialler.is_gone(replica)
             self._rolled_back[replica] += session.standing.rolled_back
             self._bytes_closed["sent"] += channel.sent
             self._bytes_closed["received"] += channel.received
@@ -336,12 +235,6 @@ class Replicator:
         with trio.move_on_after(GOODBYE_S):
             await channel.flush()
         raise DisconnectedError("there are connections enough")
-
-    def _dial_again(self, replica: ReplicaId) -> None:
-        """Whoever is gone may be back at once, whichever side dialled before."""
-        for dial in self._dials.values():
-            if dial.replica == replica:
-                dial.again.set()
 
     def _is_better(self, side: Side, replica: ReplicaId) -> bool:
         """Whether a connection on whose `side` we are is the one that both ends keep."""
@@ -408,7 +301,7 @@ class Replicator:
 
     def _some_known(self, asking: ReplicaId) -> Peers:
         sessions = {replica: each.addresses for replica, each in self._sessions.items()}
-        known = overlay.known(self._dials.values(), sessions, asking)
+        known = overlay.known(self.dials.values(), sessions, asking)
         return Peers(tuple(overlay.draw(known, MIX_ADDRESSES, self._local.clock.entropy)))
 
     def _hear_of(self, replica: ReplicaId, addresses: Iterable[str]) -> None:
@@ -417,7 +310,7 @@ class Replicator:
         if not is_member or replica in self._sessions or replica == self._local.store.replica:
             return
         for address in addresses:
-            if address not in self._dials:
+            if address not in self.dials:
                 self.add_address(address)
 
     # Reading
@@ -476,7 +369,7 @@ class Replicator:
         return found
 
     def _why_not(self, replica: ReplicaId) -> str:
-        dials = list(self._dials.values())
+        dials = list(self.dials.values())
         reasons = [dial.reason for dial in dials if dial.replica == replica]
         reasons = reasons or [dial.reason for dial in dials]
         return reasons[0] if reasons else "no address of it is known"

@@ -25,8 +25,8 @@ from piperfs.protocol import messages as m
 from piperfs.protocol.handshake import Side
 from piperfs.replication import greeting
 from piperfs.replication.channel import Channel
+from piperfs.replication.dialling import ADDRESSES_MAX
 from piperfs.replication.network import TlsNetwork, closing
-from piperfs.replication.replicator import ADDRESSES_MAX
 from piperfs.store.rows import PeerRow
 from tests.support import peers
 from tests.support.peers import names, pair, running, until, write_file
@@ -230,9 +230,9 @@ async def test_addresses_that_are_none_end_nothing(tmp_path: Path) -> None:
         while not any(isinstance(each, m.Pong) for each in await channel.receive()):
             pass
         anna.replicator.add_address("1.2.3.4:99999")
-        await until(lambda: anna.replicator._dials["1.2.3.4:99999"].failures)
+        await until(lambda: anna.replicator.dials["1.2.3.4:99999"].failures)
         assert peers.connected(anna) == 1
-        assert len(anna.replicator._dials) == 1  # strangers' addresses are not dialled
+        assert len(anna.replicator.dials) == 1  # strangers' addresses are not dialled
 
 
 async def test_dead_addresses_make_room_for_new_ones(tmp_path: Path) -> None:
@@ -240,8 +240,8 @@ async def test_dead_addresses_make_room_for_new_ones(tmp_path: Path) -> None:
         for port in range(2, 2 + 2 * ADDRESSES_MAX):
             anna.replicator.add_address(f"127.0.0.1:{port}")
             await trio.sleep(0.005)  # lets it be dialled, in vain
-        assert len(anna.replicator._dials) == ADDRESSES_MAX
-        assert "127.0.0.1:1" in anna.replicator._dials
+        assert len(anna.replicator.dials) == ADDRESSES_MAX
+        assert "127.0.0.1:1" in anna.replicator.dials
     anna.close()
 
 

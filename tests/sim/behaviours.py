@@ -231,7 +231,7 @@ def floods_connections(node: Node, session: Session, random: Random) -> None:
     """Hangs up as soon as it is known, and dials again."""
     session.close()
     assert node.replicator is not None
-    for dial in node.replicator._dials.values():
+    for dial in node.replicator.dials.values():
         dial.again.set()
 
 

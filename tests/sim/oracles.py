@@ -15,7 +15,8 @@ from piperfs.core.errors import FsError
 from piperfs.core.operation import decode_header
 from piperfs.fs.api import ROOT_INO
 from piperfs.replication import session as sessions
-from piperfs.replication.replicator import ADDRESSES_MAX, SESSIONS_HELD_MAX
+from piperfs.replication.dialling import ADDRESSES_MAX
+from piperfs.replication.replicator import SESSIONS_HELD_MAX
 from tests.sim.desk import Desk, Spot
 from tests.sim.ledger import Ledger, tokens_in
 from tests.sim.machine import Machine
@@ -150,7 +151,7 @@ def bounded(machine: Machine) -> None:
     replicator = machine.running.replicator
     assert replicator is not None
     require(len(replicator._sessions) <= SESSIONS_HELD_MAX, "bounded sessions", machine.name)
-    require(len(replicator._dials) <= ADDRESSES_MAX, "bounded addresses", machine.name)
+    require(len(replicator.dials) <= ADDRESSES_MAX, "bounded addresses", machine.name)
     for session in replicator._sessions.values():
         require(len(session._known) <= sessions.KNOWN_MAX, "bounded memory of ids", machine.name)
         require(len(session._owed) <= sessions.OWED_MAX, "bounded debts", machine.name)

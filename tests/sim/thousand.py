@@ -253,7 +253,7 @@ class Crowd:
         times = sorted(light.done_at if light.done_at is not None else math.inf for light in alive)
         living = len(alive)
         hops = self.hops.count.values()
-        known = [len(light.replicator._dials) for light in alive]
+        known = [len(light.replicator.dials) for light in alive]
         return Report(
             len(self.lights), self.writers, self.loss, len(dead), sum(before) / len(before),
             max(before), max(known), components, times[living // 2], times[living * 99 // 100],
