@@ -94,6 +94,7 @@ class Attributes:
         if node.inode[0] == DIRECTORY:
             mode = row.mode  # set-group-id of a directory gives nobody any right
         local = self.local(node)
+        here = self._local_bytes(node, data)
         born = row.born_ns or mtime
         return Attr(
             ino=node.ino,
@@ -103,13 +104,14 @@ class Attributes:
             gid=gid,
             rdev=row.rdev,
             size=size,
-            blocks=(self._local_bytes(node, data) + 511) // 512,
+            blocks=(here + 511) // 512,
             blksize=BLOCK_BYTES,
             atime_ns=born if local.atime_ns is None else local.atime_ns,
             mtime_ns=mtime,
             ctime_ns=max(ctime, local.ctime_ns),
             born_ns=row.born_ns,
             entry_valid=node.version is None,
+            is_whole=here == data,
         )
 
     def local(self, node: Node) -> LocalRow:

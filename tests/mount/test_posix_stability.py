@@ -109,3 +109,12 @@ def test_moving_content_changes_blocks_and_no_time(tmp_path):
         assert after.st_blocks * 512 >= len(data)
         assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
         assert (a.mountpoint / "f").stat().st_mtime_ns == after.st_mtime_ns
+
+
+def test_blocks_of_a_file_grow_to_the_whole_as_its_content_arrives(tmp_path):
+    with two_mounted(tmp_path) as (a, b):
+        size = 64 << 20
+        (a.mountpoint / "f").write_bytes(os.urandom(size))
+        path = b.mountpoint / "f"
+        eventually(lambda: path.stat().st_size == size)
+        eventually(lambda: path.stat().st_blocks * 512 >= size)

@@ -13,6 +13,7 @@ from piperfs.fuse.kernel import layout
 from piperfs.fuse.kernel.layout import Notification
 
 CACHE_VALID_S: Final = 3600
+ARRIVING_VALID_S: Final = 1  # of attributes that change as content arrives, without a word
 SECOND_NS: Final = 1_000_000_000
 ALIGNMENT: Final = 8
 DIRENT_BYTES_MIN: Final = 32  # an entry with a name of up to eight bytes
@@ -36,7 +37,7 @@ def encode_attr(attr: Attr) -> bytes:
     """The reply to GETATTR and SETATTR."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
     return _pack_attr(
-        CACHE_VALID_S, 0, 0,
+        CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S, 0, 0,
         attr.ino, attr.size, attr.blocks,
         atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
         atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
@@ -50,7 +51,7 @@ def encode_statx(attr: Attr) -> bytes:
     known = layout.STATX_BASIC_STATS | (layout.STATX_BTIME if attr.born_ns else 0)
     major, minor = attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF | attr.rdev >> 12 & 0xFFF00
     return layout.STATX_OUT.pack(
-        CACHE_VALID_S, 0, 0,
+        CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S, 0, 0,
         known, attr.blksize, 0, attr.nlink, attr.uid, attr.gid, attr.mode,
         attr.ino, attr.size, attr.blocks, 0,
         *(part for time in times for part in divmod(time, SECOND_NS)),
@@ -62,8 +63,9 @@ def encode_entry(attr: Attr) -> bytes:
     """The reply to everything that names an inode: LOOKUP, MKDIR, LINK and so on."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
     valid_s = CACHE_VALID_S if attr.entry_valid else 0
+    attr_valid_s = valid_s if attr.is_whole else min(valid_s, ARRIVING_VALID_S)
     return _pack_entry(
-        attr.ino, attr.generation, valid_s, valid_s, 0, 0,
+        attr.ino, attr.generation, valid_s, attr_valid_s, 0, 0,
         attr.ino, attr.size, attr.blocks,
         atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
         atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
