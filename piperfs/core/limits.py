@@ -79,6 +79,8 @@ MESSAGE_PEERS_MAX: Final = 64
 ADDRESSES_MAX: Final = 16
 ADDRESS_CHARS_MAX: Final = 300
 QUEUED_BYTES_MAX: Final = 64 * MIB  # a peer that asks for more than it reads is let go
+REFUSED_PER_S_MAX: Final = 200  # operations of one member, after REFUSED_BURST_MAX at once: what
+REFUSED_BURST_MAX: Final = 2000  # it costs to verify in vain is a fiftieth of a core then
 SESSIONS_HELD_MAX: Final = 32  # beyond these, nobody is let in
 
 # Whoever has not proved who he is.

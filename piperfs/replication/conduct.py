@@ -13,10 +13,11 @@ import trio
 
 from piperfs.core.errors import DisconnectedError, PeerError
 from piperfs.core.ids import OperationId, ReplicaId
-from piperfs.core.limits import SEQ_AHEAD_MAX
+from piperfs.core.limits import REFUSED_BURST_MAX, REFUSED_PER_S_MAX, SEQ_AHEAD_MAX
 from piperfs.core.offences import Offence
 from piperfs.core.operation import Operation
 from piperfs.obs.log import get_logger
+from piperfs.replication.budget import Budget
 from piperfs.replication.ports import Local
 from piperfs.replication.verifying import Refusal
 
@@ -51,12 +52,13 @@ def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 class Visits:
-    """How often members connect."""
+    """How often members connect, and how much of what they send may be refused."""
 
     def __init__(self, local: Local) -> None:
         self._local = local
         self._begun = float("-inf")
         self._count: Counter[ReplicaId] = Counter()
+        self._patience: dict[ReplicaId, Budget] = {}
 
     def note(self, replica: ReplicaId) -> None:
         """A member connected."""
@@ -68,16 +70,22 @@ class Visits:
         if self._count[replica] > VISITS_PER_MINUTE_MAX:
             accuse(self._local, replica, Offence.CONNECTS)
 
+    def patience(self, replica: ReplicaId) -> Budget:
+        """What verifying in vain may cost for a member, over all its connections."""
+        most, now = REFUSED_BURST_MAX, trio.current_time()
+        return self._patience.setdefault(replica, Budget(REFUSED_PER_S_MAX, most, most, now))
+
 
 class Conduct:
     """Watches one connection."""
 
-    def __init__(self, local: Local, replica: ReplicaId) -> None:
+    def __init__(self, local: Local, replica: ReplicaId, patience: Budget) -> None:
         self._local = local
         self._replica = replica
         self._repeated = 0
         self._asked: Counter[OperationId] = Counter()
         self._heard = trio.current_time()  # operations last came, or nothing was owed
+        self._patience = patience
 
     def accuse(self, offence: Offence, detail: str = "") -> None:
         accuse(self._local, self._replica, offence, detail)
@@ -120,12 +128,13 @@ class Conduct:
             self._heard = now
             self.accuse(Offence.WITHHOLDS)
 
-    def note_refused(self, refusals: Iterable[Refusal]) -> None:
-        """Operations did not pass."""
+    def note_refused(self, refusals: Sequence[Refusal]) -> float:
+        """Operations did not pass. Returns for how many seconds no more should be looked at."""
         for each in refusals:
             is_own = each.author == self._replica
             if each.offence is not None and (each.offence is not Offence.RIGHT or is_own):
                 self.accuse(each.offence, each.reason)
+        return self._patience.spend(len(refusals), trio.current_time())
 
     def note_operations(self, operations: Iterable[Operation]) -> None:
         """These passed; their numbers and times are their authors' affair.

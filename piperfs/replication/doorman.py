@@ -8,7 +8,6 @@ what he spent.
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from piperfs.core.limits import (
     PREAUTH_BURST_MAX,
@@ -17,14 +16,7 @@ from piperfs.core.limits import (
     PREAUTH_PER_HOST_MAX,
     PREAUTH_PER_S_MAX,
 )
-
-
-@dataclass(slots=True)
-class _Budget:
-    """How often an address may still knock."""
-
-    left: float
-    since: float
+from piperfs.replication.budget import Budget
 
 
 class Doorman:
@@ -33,7 +25,7 @@ class Doorman:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.strangers: Counter[str] = Counter()
-        self._budgets: dict[str, _Budget] = {}
+        self._budgets: dict[str, Budget] = {}
         self.turned_away = 0
 
     def admit(self, host: str) -> Callable[[], None] | None:
@@ -62,13 +54,11 @@ class Doorman:
         budget = self._budgets.get(origin)
         if budget is None:
             self._make_room(now)
-            budget = self._budgets[origin] = _Budget(PREAUTH_BURST_MAX, now)
-        earned = (now - budget.since) * PREAUTH_PER_S_MAX
-        budget.left = min(PREAUTH_BURST_MAX, budget.left + earned)
-        budget.since = now
-        if budget.left < 1:
+            most = PREAUTH_BURST_MAX
+            budget = self._budgets[origin] = Budget(PREAUTH_PER_S_MAX, most, most, now)
+        if budget.earn(now) < 1:
             return False
-        budget.left -= 1
+        budget.spend(1, now)
         return True
 
     def _make_room(self, now: float) -> None:

@@ -204,6 +204,7 @@ class Replicator:
             greeted,
             self._local,
             self.fetcher,
+            self._visits.patience(replica),
             on_progress=self._note_progress,
             addresses=lambda: self.reachable,
         )

@@ -8,7 +8,7 @@ rests on; the push is only fast.
 
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
 from piperfs.replication.batches import OPERATIONS_BYTES, Batches
+from piperfs.replication.budget import Budget
 from piperfs.replication.channel import Channel
 from piperfs.replication.conduct import Conduct
 from piperfs.replication.fetching import Fetcher
@@ -41,6 +42,8 @@ REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with r
 OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
 BATCHES_WAITING_MAX: Final = 4
 
+Batch: TypeAlias = m.Operations | m.Authors
+
 log = get_logger("replication")
 
 
@@ -53,6 +56,7 @@ class Session:
         greeted: Greeted,
         local: Local,
         fetcher: Fetcher,
+        patience: Budget,
         *,
         on_progress: Callable[[], None],
         addresses: Callable[[], Sequence[str]],
@@ -87,9 +91,8 @@ class Session:
         self._repair_pause_s: float = REPAIR_PAUSE_S
         self._pinged: dict[int, float] = {}
         self._batches = Batches(local.store)
-        self._conduct = Conduct(local, greeted.replica)
-        send, receive = trio.open_memory_channel[m.Operations | m.Authors](BATCHES_WAITING_MAX)
-        self._batches_in, self._batches_out = send, receive
+        self._conduct = Conduct(local, greeted.replica, patience)
+        send, self._batches_out = trio.open_memory_channel[Batch](BATCHES_WAITING_MAX)
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
             m.Operations: send.send,
             m.Authors: send.send,
@@ -304,13 +307,14 @@ class Session:
             if not (waits or store.log.has(envelope.id)):
                 fresh.append((raw, envelope))
         verified = await verify_batch(fresh, self._local)
+        pause = 0.0
         self._conduct.note_batch(repeated, len(self._known))
         self._conduct.note_operations(verified.operations)
         if verified.refusals:
             self.standing.refused += len(verified.refusals)
             self.standing.unheeded += len(verified.refusals)
             self.standing.last_reason = verified.refusals[-1].reason
-            self._conduct.note_refused(verified.refusals)
+            pause = self._conduct.note_refused(verified.refusals)
         self._store.note_newest(map(shown_by, verified.void), self._local.clock.now_ns())
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
@@ -327,6 +331,7 @@ class Session:
             self._move_cursor(batch.upto)
         self._applied.set()
         self._fetcher.wake()
+        await trio.sleep(pause)
 
     def _note_known(self, operation: OperationId) -> None:
         self._known[operation] = None

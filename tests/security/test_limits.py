@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 from unittest import mock
 
 import msgspec
@@ -47,8 +48,11 @@ from piperfs.protocol import messages as m
 from piperfs.protocol.framing import FrameReader
 from piperfs.replication import greeting, network, replicator
 from piperfs.replication.channel import is_too_slow
+from piperfs.replication.conduct import Conduct, Visits
 from piperfs.replication.doorman import Doorman, origin_of
 from piperfs.replication.fetching import Fetcher
+from piperfs.replication.ports import Local
+from piperfs.replication.verifying import Refusal
 from piperfs.store import codec
 from piperfs.store.waiting import Unproved, Waiting
 from tests.support import peers
@@ -56,6 +60,7 @@ from tests.support.computers import ROOT_USER, Computer
 from tests.support.stores import Node, PlainSealing
 
 AUTHOR = b"author".ljust(16, b".")
+NOBODY = cast(Local, None)  # where nothing is asked of the replica
 BIRTH = Birth(0o644, "root", "root", AUTHOR)
 FOLDER = make_inode_id(DIRECTORY, bytes(15))
 PLAIN = PlainSealing()
@@ -274,6 +279,8 @@ ELSEWHERE = {
     "FRAME_BYTES_PER_S_MIN": "test_dripping",
     "QUEUED_BYTES_MAX": "tests/replication/test_channel.py",
     "SESSIONS_HELD_MAX": "test_sessions",
+    "REFUSED_PER_S_MAX": "test_operations_in_vain",
+    "REFUSED_BURST_MAX": "test_operations_in_vain",
     "PREAUTH_TIMEOUT_S": "tests/replication/test_hostile_peers.py",
     "PREAUTH_CONNECTIONS_MAX": "test_strangers_from_everywhere",
     "PREAUTH_PER_S_MAX": "test_who_knocks_too_often",
@@ -509,6 +516,25 @@ def knock(doorman: Doorman, host: str) -> bool:
     if leave is not None:
         leave()
     return leave is not None
+
+
+def test_operations_in_vain() -> None:
+    """Over all connections of a member, and without an effect on other members."""
+
+    async def main() -> None:
+        visits, rate = Visits(NOBODY), limits.REFUSED_PER_S_MAX
+        most, refusal = limits.REFUSED_BURST_MAX, Refusal("no reason", None)
+        first, again = (Conduct(NOBODY, AUTHOR, visits.patience(AUTHOR)) for _ in "12")
+        assert first.note_refused([refusal] * most) == 0
+        assert again.note_refused([refusal]) == 1 / rate
+        await trio.sleep(1)
+        assert again.note_refused([refusal] * (rate - 1)) == 0
+        assert first.note_refused([refusal]) == 1 / rate
+        somebody = b"somebody else..."
+        other = Conduct(NOBODY, somebody, visits.patience(somebody))
+        assert other.note_refused([refusal]) == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_who_knocks_too_often() -> None:
