@@ -6,6 +6,7 @@ threads that do nothing else; one works, and another takes over when it is held 
 meanwhile is merged, since to forget something twice is to forget it once.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +24,8 @@ THREADS_MAX: Final = 16
 log = get_logger("fuse")
 Call: TypeAlias = partial[None]
 
-
 AGAIN_S: Final = (0.005, 0.05, 0.5, 3.0)  # after the kernel knew nothing of an inode
+LISTED_S: Final = (0.05, 1.0, 5.0)  # after a directory changed
 
 
 class Kernel(Protocol):
@@ -70,7 +71,8 @@ class Invalidator:
         self._since = 0.0  # when its notification began
         self._threads = 0
         self._waiting = 0  # threads that have nothing to do
-        self._later: list[tuple[float, int, bool]] = []  # when, which inode, and whether its data
+        self._later: dict[tuple[int, bool, float], float] = {}  # inode, its data?, delay: when
+        self._due = math.inf  # the first of them
         self._tries: dict[int, int] = {}
         self.sent = 0
         self._start()
@@ -88,11 +90,27 @@ class Invalidator:
             for parent, name in changes.entries
             if (number := self._number(parent)) is not None
         }
+        directories = {number for number, _ in names}
         with self._wake:
             self._pending.attributes |= attributes
-            self._pending.data |= data | {number for number, _ in names}
+            self._pending.data |= data | directories
             self._pending.names |= names
+            self._repeat(directories)
             self._wake.notify()
+
+    def _repeat(self, directories: set[int]) -> None:
+        """Forget their listings again, a little later.
+
+        Whoever lists a directory keeps our answer when he runs again, which may be after the
+        first notification. Nothing tells the kernel that it is out of date, unless the change
+        also gives the directory a new time, as that of a concurrent one may not.
+        """
+        now = time.monotonic()
+        for ino in directories:
+            for delay in LISTED_S:
+                self._later[ino, True, delay] = now + delay
+        if directories:
+            self._due = min(self._due, now + LISTED_S[0])
 
     def stop(self) -> None:
         """End the threads; a notification that blocks ends with the mount."""
@@ -129,15 +147,20 @@ class Invalidator:
                 self._tries.pop(ino, None)
                 return
             self._tries[ino] = tried + 1
-            self._later.append((time.monotonic() + AGAIN_S[tried], ino, is_data))
+            delay = AGAIN_S[tried]
+            due = self._later[ino, is_data, delay] = time.monotonic() + delay
+            self._due = min(self._due, due)
 
     def _note_due(self) -> float:
         """Take up what is due again; returns how long until the next is."""
         now = time.monotonic()
-        for _, ino, is_data in (each for each in self._later if each[0] <= now):
-            (self._pending.data if is_data else self._pending.attributes).add(ino)
-        self._later = [each for each in self._later if each[0] > now]
-        return min((each[0] for each in self._later), default=now + HELD_UP_S) - now
+        if now >= self._due:
+            for ino, is_data, _ in [each for each, due in self._later.items() if due <= now]:
+                (self._pending.data if is_data else self._pending.attributes).add(ino)
+            self._later = {each: due for each, due in self._later.items() if due > now}
+            first = min(self._later.values(), default=math.inf)
+            self._due = max(first, now + HELD_UP_S / 2)  # there may be many: not one by one
+        return min(self._due - now, HELD_UP_S)
 
     def _next(self) -> Call | None:
         """Wait for a turn and for something to do; None at the end."""

@@ -79,6 +79,18 @@ def test_everything_is_told_once(kernel, invalidator):
     ]  # fmt: skip
 
 
+def test_listings_are_forgotten_again_for_those_who_were_reading_them(
+    kernel, invalidator, monkeypatch
+):
+    monkeypatch.setattr(invalidation, "LISTED_S", (0.001, 0.05, 0.1))
+    for name in (b"one", b"two"):
+        changes = ChangeSet()
+        changes.entries.add((inode(8), name))
+        invalidator.report(changes)
+    wait_until(lambda: kernel.told.count(("data", 8)) >= 4)
+    wait_until(lambda: not invalidator._later)
+
+
 def test_an_inode_that_the_kernel_is_about_to_make_is_told_of_again(kernel, invalidator):
     kernel.unknown[9] = 2
     changes = ChangeSet()

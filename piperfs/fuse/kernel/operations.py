@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from piperfs.core.errors import ErrorKind, FsError
+from piperfs.core.names import CONFLICT_MARK
 from piperfs.fs.api import SetAttr
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fuse.kernel import encoding, layout
@@ -95,8 +96,8 @@ class Operations:
         try:
             return encoding.encode_entry(self._fs.lookup(request.ino, request.name()))
         except FsError as error:
-            if error.kind is ErrorKind.NOT_FOUND:
-                return encoding.ABSENT_NAME
+            if error.kind is ErrorKind.NOT_FOUND and CONFLICT_MARK not in request.name():
+                return encoding.ABSENT_NAME  # a conflict copy may turn up without a word
             raise
 
     def forget(self, request: Request) -> Reply:
