@@ -103,7 +103,8 @@ class Invalidator:
 
         Whoever lists a directory keeps our answer when he runs again, which may be after the
         first notification. Nothing tells the kernel that it is out of date, unless the change
-        also gives the directory a new time, as that of a concurrent one may not.
+        also gives the directory a new time, as that of a concurrent one may not. To forget a
+        name waits for whoever reads the directory, but not in every kernel if it is not cached.
         """
         now = time.monotonic()
         for ino in directories:
@@ -129,6 +130,8 @@ class Invalidator:
             except OSError:
                 pass  # the kernel is unmounting
             with self._wake:
+                if call.func == self._kernel.forget_name:
+                    self._pending.data.add(call.args[0])  # listings that it waited for
                 if self._working is threading.current_thread():
                     self._working = None
 

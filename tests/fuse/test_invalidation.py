@@ -88,6 +88,8 @@ def test_listings_are_forgotten_again_for_those_who_were_reading_them(
         changes.entries.add((inode(8), name))
         invalidator.report(changes)
     wait_until(lambda: kernel.told.count(("data", 8)) >= 4)
+    assert kernel.told.index(("name", (8, b"one"))) < len(kernel.told) - 1
+    assert kernel.told[-1] == ("data", 8)
     wait_until(lambda: not invalidator._later)
 
 
