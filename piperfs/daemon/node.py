@@ -463,7 +463,7 @@ def assemble(
     space = DiskSpace(state.path, clock.monotonic)
     engine = engine or LmdbEngine(state.store, NAMES)
     if isinstance(engine, LmdbEngine):
-        engine.claim_room = space.claim
+        engine.claim_room, engine.is_tight = space.claim, space.is_tight
     return assemble_on(Medium(engine, space), state, label, secrets, protection, graph, clock)
 
 

@@ -18,6 +18,8 @@ AGE_S: Final = 0.5
 RESERVE_BYTES_MAX: Final = 64 * MIB
 RESERVE_SHARE: Final = 0.05
 NEARLY_FULL_BYTES: Final = 256 * MIB  # below this, look every time
+TIGHT_BYTES: Final = 64 * MIB
+TIGHT_FACTOR: Final = 4  # of what a commit is thought to need
 RESERVE_FILE: Final = "reserve"
 
 
@@ -65,6 +67,11 @@ class DiskSpace:
             return True
         self.release()
         return self._room() >= count
+
+    def is_tight(self, count: int) -> bool:
+        """Whether so little is free that a commit of so many bytes may meet the end of it."""
+        facts = os.statvfs(self._directory)
+        return facts.f_bavail * facts.f_frsize < TIGHT_BYTES + TIGHT_FACTOR * count
 
     def release(self) -> None:
         """Give the reserve up."""

@@ -7,6 +7,7 @@ map turns outstanding views into crashes.
 """
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -87,12 +88,19 @@ def _always(count: int) -> bool:
     return True
 
 
+def _never(count: int) -> bool:
+    """Room is nothing to think of."""
+    del count
+    return False
+
+
 class LmdbEngine:
     """The store's file. Reads belong to one thread; one commit at a time may run in another.
 
     `claim_room` is asked before a commit whether the disk has room for so many bytes: LMDB, and
     the kernel below it, report a disk that fills up in the middle of a commit as all kinds of
-    errors, some of which cannot be told from a broken disk.
+    errors, some of which cannot be told from a broken disk. `is_tight` tells whether the disk is
+    so full that one of them may have been that; room may come back before anybody can look.
     """
 
     def __init__(
@@ -106,12 +114,14 @@ class LmdbEngine:
         if create:
             directory.mkdir(mode=0o700, exist_ok=True)
         self.claim_room: Callable[[int], bool] = _always
+        self.is_tight: Callable[[int], bool] = _never
         try:
             self._env = lmdb.open(
                 str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600,
                 readahead=True, create=create,
             )  # fmt: skip
             self._pad(directory / DATA_FILE)
+            self._witness = os.open(directory / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
             self._tables = {
                 name: self._env.open_db(name.encode(), create=create) for name in tables
             }
@@ -223,31 +233,42 @@ class LmdbEngine:
         needed = _bytes_needed(batch)
         if not self.claim_room(needed):
             raise StoreError("the disk is full", ErrorKind.NO_SPACE)
+        is_tight = self.is_tight(needed)
         try:
             with self._env.begin(write=True) as transaction:
                 for table, rows in batch.items():
                     _write_rows(transaction, self._tables[table], rows)
         except (lmdb.Error, OSError) as error:
-            self._fail(error, needed)
+            self._fail(error, needed, is_tight=is_tight)
 
-    def _fail(self, error: Exception, needed: int) -> None:
+    def _fail(self, error: Exception, needed: int, *, is_tight: bool) -> None:
         """A failed commit is final: the kernel may have dropped the pages it could not write.
 
         A full disk is the exception, if it was met before the page that makes the commit valid:
         the next try writes every page of it again.
         """
-        kind = self._kind_of(error, needed)
+        kind = self._kind_of(error, needed, is_tight=is_tight)
         if kind is ErrorKind.IO or self._is_panicked():
             self._failed = str(error)
         raise StoreError(f"the store could not commit: {error}", kind) from error
 
-    def _kind_of(self, error: Exception, needed: int) -> ErrorKind:
+    def _kind_of(self, error: Exception, needed: int, *, is_tight: bool) -> ErrorKind:
         if isinstance(error, lmdb.MapFullError):
             return ErrorKind.NO_SPACE
         code = int((error.errno if isinstance(error, OSError) else getattr(error, "code", 0)) or 0)
-        if code == errno.EIO and not self.claim_room(needed):
-            return ErrorKind.NO_SPACE  # LMDB's word for a write that the disk took half of
+        if code == errno.EIO:  # also LMDB's word for a write that the disk took half of
+            may_be_full = is_tight or self.is_tight(needed)
+            if not self.claim_room(needed) or (may_be_full and self._is_sound()):
+                return ErrorKind.NO_SPACE
         return ERRNO_FULL.get(code, ErrorKind.IO)
+
+    def _is_sound(self) -> bool:
+        """Whether the kernel lost nothing: each open file is told once of what it could not write."""
+        try:
+            os.fdatasync(self._witness)
+        except OSError:
+            return False
+        return True
 
     def _is_panicked(self) -> bool:
         try:
@@ -283,6 +304,7 @@ class LmdbEngine:
         self._reader.abort()
         self._spare.abort()
         self._env.close()
+        os.close(self._witness)
 
 
 class _LmdbSnapshot(LmdbEngine):

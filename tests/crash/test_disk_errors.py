@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from piperfs.core.errors import ErrorKind, StoreError
+from piperfs.store.engine import LmdbEngine
 from tests.support.disks import errno_of, failing_calls, fsync, small_disk
 from tests.support.volumes import eventually, replicas
 
@@ -169,3 +171,26 @@ def test_umount_says_what_cannot_be_saved(anna):
     eventually(lambda: anna.run("fsck", str(anna.state)).returncode == 0)
     anna.mount()
     assert (anna.mountpoint / "kept").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("is_tight", [True, False])
+def test_a_write_that_was_cut_short_is_told_from_a_broken_disk(tmp_path, is_tight):
+    """LMDB calls both an I/O error, and there may be room again before anybody looks."""
+    with small_disk(tmp_path / "disk", 8) as disk:
+        engine = LmdbEngine(disk / "store", ("one",))
+        engine.is_tight = lambda _count: is_tight
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "filler").write_bytes(bytes(free - (100 << 10)))
+        batch = {"one": {b"key": bytes(1 << 20)}}
+        with pytest.raises(StoreError, match="Input/output error") as caught:
+            engine.commit(batch)
+        (disk / "filler").unlink()
+        if is_tight:
+            assert caught.value.kind is ErrorKind.NO_SPACE
+            engine.commit(batch)
+            engine.refresh()
+            assert engine.get("one", b"key") == bytes(1 << 20)
+        else:
+            assert caught.value.kind is ErrorKind.IO
+            assert engine.is_failed
+        engine.close()
