@@ -263,7 +263,7 @@ class LmdbEngine:
         return ERRNO_FULL.get(code, ErrorKind.IO)
 
     def _is_sound(self) -> bool:
-        """Whether the kernel lost nothing: each open file is told once of what it could not write."""
+        """Whether the kernel lost no page, of which it tells each open file once."""
         try:
             os.fdatasync(self._witness)
         except OSError:
