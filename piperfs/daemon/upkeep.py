@@ -145,7 +145,8 @@ async def forget_wants(node: Node) -> None:
     while True:
         begun = trio.current_time()
         fetcher = node.replicator.fetcher if node.replicator is not None else None
-        if fetcher is not None and fetcher.is_stuck and node.store.chunks.is_doubtful:
+        is_stuck = fetcher is not None and fetcher.keeps_all and fetcher.is_stuck
+        if is_stuck and node.store.chunks.is_doubtful:
             await collect(node)
         took = trio.current_time() - begun
         await trio.sleep(max(FORGET_EVERY_S, FORGET_SHARE * took))
