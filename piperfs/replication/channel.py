@@ -4,7 +4,9 @@ The writer is a task of its own, so reading never waits for writing and two peer
 much cannot block each other.
 """
 
+import math
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 import trio
@@ -25,6 +27,7 @@ OUTBOX_BYTES_MAX: Final = 4 * MIB
 SEND_BYTES: Final = 128 * 1024  # at once, so that a slow line shows progress
 SEND_TIMEOUT_S: Final = 25  # for that much
 SILENCE_MAX_S: Final = 20
+SILENT: Final = "it fell silent"
 Frame: TypeAlias = tuple[str, bytes]  # why it is sent, for the metrics, and the bytes
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -82,13 +85,16 @@ class Channel:
 
     async def run_writer(self) -> None:
         """Send what is queued, for ever. Raises PeerError when the connection ends."""
-        while True:
-            await self._has_output.wait()
-            self._has_output = trio.Event()
-            if self.is_overrun:
-                raise PeerError("it asks for more than it reads")
-            while self._urgent or self._bulk:
-                await self._send_frame(*self._pop())
+        with trio.CancelScope() as patience:  # one for all: each costs more than a small frame
+            while True:
+                await self._has_output.wait()
+                self._has_output = trio.Event()
+                if self.is_overrun:
+                    raise PeerError("it asks for more than it reads")
+                while self._urgent or self._bulk:
+                    await self._send_some(patience)
+                patience.deadline = math.inf
+        raise DisconnectedError("it takes nothing that is sent")
 
     def _pop(self) -> Frame:
         if not self._urgent:
@@ -97,48 +103,72 @@ class Channel:
         self._queued_urgent -= len(frame)
         return reason, frame
 
-    async def _send_frame(self, reason: str, frame: bytes) -> None:
-        view = memoryview(frame)
+    async def _send_some(self, patience: trio.CancelScope) -> None:
+        """Send as many frames as go at once; each part of them moves the deadline on."""
+        frames = [self._pop()]
+        size = len(frames[0][1])
+        while (self._urgent or self._bulk) and size < SEND_BYTES:
+            frames.append(self._pop())
+            size += len(frames[-1][1])
+        view = memoryview(frames[0][1] if len(frames) == 1 else b"".join(f for _, f in frames))
         try:
-            for start in range(0, len(frame), SEND_BYTES):
-                with trio.fail_after(SEND_TIMEOUT_S):
-                    await self._stream.send_all(view[start : start + SEND_BYTES])
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            for start in range(0, size, SEND_BYTES):
+                patience.deadline = trio.current_time() + SEND_TIMEOUT_S
+                await self._stream.send_all(view[start : start + SEND_BYTES])
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise DisconnectedError("the connection broke") from error
-        self.sent[reason] += len(frame)
-        self._queued -= len(frame)
+        for reason, frame in frames:
+            self.sent[reason] += len(frame)
+        self._queued -= size
         self._has_room.set()
 
     async def flush(self) -> None:
-        """Send what is queued, now; for goodbyes."""
-        while self._urgent:
-            await self._send_frame(*self._pop())
+        """Send what is queued and urgent, now; for goodbyes."""
+        with trio.CancelScope() as patience:
+            while self._urgent:
+                await self._send_some(patience)
 
     def _take(self, body: Buffer) -> Message:
         message = decode(body)
         self.received[reason_of(message)] += len(body)
         return message
 
+    async def run_reader(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+        """Hand every message over, for ever.
+
+        Raises:
+            PeerError: the connection ended, or the other end fell silent.
+        """
+        with trio.CancelScope() as patience:
+            while True:
+                messages = await self._read(patience)
+                patience.deadline = math.inf  # what is made of them takes its time
+                for message in messages:
+                    await handle(message)
+        raise DisconnectedError(SILENT)
+
     async def receive(self) -> list[Message]:
         """At least one message. Raises PeerError when the connection ends or falls silent."""
-        try:
-            begun, size = trio.current_time(), 0
-            with trio.fail_after(SILENCE_MAX_S) as patience:
-                while True:
-                    data = await self._stream.receive_some(READ_BYTES)
-                    if not data:
-                        raise DisconnectedError("it closed the connection")
-                    size += len(data)
-                    if is_too_slow(size, trio.current_time() - begun):
-                        raise DisconnectedError("it drips its messages")
-                    found = [self._take(body) for body in self._reader.feed(data)]
-                    if found:
-                        return found
-                    patience.deadline = trio.current_time() + SILENCE_MAX_S
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise DisconnectedError("the connection broke") from error
-        except trio.TooSlowError as error:
-            raise DisconnectedError("it fell silent") from error
+        with trio.CancelScope() as patience:
+            return await self._read(patience)
+        raise DisconnectedError(SILENT)
+
+    async def _read(self, patience: trio.CancelScope) -> list[Message]:
+        begun, size = trio.current_time(), 0
+        while True:
+            patience.deadline = trio.current_time() + SILENCE_MAX_S
+            try:
+                data = await self._stream.receive_some(READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise DisconnectedError("the connection broke") from error
+            if not data:
+                raise DisconnectedError("it closed the connection")
+            size += len(data)
+            if is_too_slow(size, trio.current_time() - begun):
+                raise DisconnectedError("it drips its messages")
+            found = [self._take(body) for body in self._reader.feed(data)]
+            if found:
+                return found
 
 
 def is_too_slow(size: int, elapsed_s: float) -> bool:

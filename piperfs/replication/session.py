@@ -132,9 +132,7 @@ class Session:
             self.send_state()
             for message in self._first:
                 await self._handle(message)
-            while True:
-                for message in await self.channel.receive():
-                    await self._handle(message)
+            await self.channel.run_reader(self._handle)
 
     # What others ask of a session
 

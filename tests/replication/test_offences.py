@@ -53,6 +53,8 @@ async def test_status_names_it_after_it_has_gone_and_after_a_restart(tmp_path: P
         channel.send(STATE)
         for number in range(3):
             channel.send(m.Operations((forged,), number + 1))
+        await channel.flush()
+        await until(lambda: [each.count for each in report.offences(anna)] == [3])
         channel.send(m.Welcome())  # and ends the connection
         await channel.flush()
         await until(lambda: not peers.connected(anna))

@@ -16,6 +16,7 @@ from typing import Final
 from hosts import Cluster, FailedError, Host
 
 SECOND_NS: Final = 1_000_000_000
+DAY_NS: Final = 86_400 * SECOND_NS
 YEAR_S: Final = 31_557_600
 Undo = Callable[[], None]
 
@@ -39,6 +40,7 @@ class Nemesis:
         self.kinds = kinds
         self.injected: Tally[str] = Tally()
         self._full: set[int] = set()
+        self._ahead_ns = 0  # the latest date that any clock had, before today's
 
     def run(self, seconds: float, say: Callable[[str], None]) -> None:
         """Inject faults for a while, then take back those that still last."""
@@ -71,7 +73,7 @@ class Nemesis:
         self.cluster.network.heal()
         for host in self.cluster.hosts:
             host.empty_disk()
-            host.clock.set(0)
+            host.clock.set(self._ahead_ns)  # what waits for its date is passed by all clocks
             host.signal(signal.SIGCONT)
         for host in self.cluster.hosts:
             if not host.is_alive:
@@ -167,7 +169,10 @@ class Nemesis:
     def clock(self) -> Undo:
         host = self.host()
         span = self.random.choice((2.0, 600.0, 86_400.0, 10.0 * YEAR_S))
-        host.clock.set(int(self.random.uniform(-span, span) * SECOND_NS))
+        offset_ns = self._ahead_ns + int(self.random.uniform(-span, span) * SECOND_NS)
+        if offset_ns - self._ahead_ns > DAY_NS // 2:  # others may not take its work in yet
+            self._ahead_ns = offset_ns
+        host.clock.set(offset_ns)
         return lambda: None
 
 
