@@ -86,6 +86,7 @@ class LocalWriter:
         self._sealing = sealing
         self._pending = PendingOperations()
         self._pins: dict[InodeId, Pin] = {}
+        self.is_midway = False  # a change was begun, and is not made whole
         self._forgotten: dict[InodeId, int] = {}  # moments that records do not tell any more
         raw = parts.tables.meta.get(b"last_seq")
         self.last_seq = int.from_bytes(raw or b"", "big")
@@ -122,12 +123,16 @@ class LocalWriter:
         fits = self._pending.fits(touched, 2 * len(changes))
         if not fits or any(map(self._is_beside_pending, changes)):
             self.publish(now_ns)
+        for key in touched:
+            self._parts.records.heads(*key)  # what is damaged is met before anything is changed
         hlc = stamp or self._parts.clock.tick(now_ns)
+        self.is_midway = True
         operation = self._pending.begin(touched)
         stale: dict[InodeId, set[LinkId]] = {}
         for change in changes:
             for inode, link in self._put_change(operation, change, hlc):
                 stale.setdefault(inode, set()).update((link,) if link else ())
+        self.is_midway = False  # what follows can be worked out anew
         for inode, links in stale.items():
             self._parts.index.refresh(inode, links)
         for change in changes:

@@ -101,6 +101,8 @@ class RemoteWriter:
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
         """Merge an operation, be it known in part; tells whether one of its writes is new."""
+        for write in operation.writes:
+            self._parts.records.heads(write.kind, write.key)  # damage is met before any change
         released: list[tuple[AnyHead, bool]] = []
         former = {w.key: self._targets(w.key) for w in operation.writes if w.kind is Kind.LINK}
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]

@@ -219,20 +219,23 @@ class Store:
     def apply_command(self, changes: Sequence[Change], now_ns: int) -> None:
         """Apply what a command changes, of which nobody who holds caches knows."""
         self._apply(changes, now_ns, None)
-        for change in changes:
-            if isinstance(change, PutContent):
-                for chunk in change.refs:
-                    self.chunks.want(chunk, change.body.height)
+        for put in (change for change in changes if isinstance(change, PutContent)):
+            for chunk in put.refs:
+                self.chunks.want(chunk, put.body.height)
         self._report()
         self.on_dirty()
 
     def _apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None) -> None:
         self.require_right()
-        for change in changes:
-            if isinstance(change, PutContent):
-                for chunk in change.refs:
-                    self.chunks.note(chunk, change.body.height)
-        self._local.apply(changes, now_ns, stamp)
+        for put in (change for change in changes if isinstance(change, PutContent)):
+            for chunk in put.refs:
+                self.chunks.note(chunk, put.body.height)
+        try:
+            self._local.apply(changes, now_ns, stamp)
+        except StoreError as error:
+            if self._local.is_midway:  # half of a change must never reach the disk or a peer
+                self.fail(f"{error} (met in the middle of a change)")
+            raise
 
     def apply_remote(
         self, operations: Iterable[Operation], now_ns: int, sender: ReplicaId | None = None

@@ -3,9 +3,10 @@
 import pytest
 from blake3 import blake3
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import ChunkId
 from piperfs.core.record import ContentBody
-from piperfs.store.change import PutContent
+from piperfs.store.change import DeleteContent, MoveLink, PutContent
 from piperfs.store.check import Damage, check_store
 from piperfs.store.engine import MemoryEngine
 from piperfs.store.repair import Salvage, copy_facts, rebuild
@@ -93,3 +94,25 @@ def test_a_change_is_made_whole_beside_damaged_rows_of_the_log(node):
     node.write(file, b"after")
     node.commit()
     assert node.tree()[b"f"] == b"after"
+
+
+def test_half_of_a_change_never_reaches_the_disk(node, monkeypatch):
+    """What is damaged is met before anything is changed, or else ends all writing."""
+    one, two = (node.create(node.root, name, b"text") for name in (b"one", b"two"))
+    node.commit()
+    flip(node, "content", two)
+    change = [MoveLink(node.link_of(node.root, b"one"), node.root, b"two"), DeleteContent(two)]
+    with pytest.raises(StoreError):
+        node.apply(*change)
+    assert not node.store.is_failing
+    node.commit()
+    assert node.store.lookup(node.root, b"one").inode == one
+    monkeypatch.setattr(type(node.store._parts.records), "heads", lambda *_: ())
+    monkeypatch.setattr(node.store._local, "_put_change", damaged)
+    with pytest.raises(StoreError):
+        node.apply(*change)
+    assert node.store.is_failing
+
+
+def damaged(*_: object) -> None:
+    raise StoreError("the store holds a damaged value")
