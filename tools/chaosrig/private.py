@@ -211,8 +211,8 @@ class Private:
         ino = self.state.names[path]
         content = self.state.inodes[ino][1]
         assert isinstance(content, tuple)
-        if len(content) > 6:
-            return
+        if len(content) > 6 or any(token.startswith("…") for token in content):
+            return  # long enough, or cut short by a crash: what follows would not be parsed
         with (self.directory / path).open("ab", buffering=0) as file:
             self._write(file.fileno(), ino, self._token(), self.random.randrange(2000), content)
 
