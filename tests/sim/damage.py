@@ -44,7 +44,7 @@ def rot_cell(cluster: "Cluster", machine: Machine, amount: float) -> None:
 def _flip(rows: MemoryEngine, table: str, key: bytes, amount: float) -> None:
     raw = bytearray(rows.get(table, key) or b"")
     if raw:
-        raw[int(amount * len(raw))] ^= 4
+        raw[int(amount * len(raw)) % len(raw)] ^= 4
         rows.damage(table, key, bytes(raw))
 
 
