@@ -6,8 +6,7 @@ answers there, or who answers has no room. Members that have connections enough 
 different member every minute, since circles that know no others would stay apart from the rest.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -22,11 +21,16 @@ HURRIED_S: Final = 2  # between tries at once, or two copies of a computer push 
 SPREAD_S: Final = 0.2
 REST_S: Final = 1
 EXPLORE_EVERY_S: Final = 60
+EXPLORE_AGAIN_S: Final = 10  # where nobody was met, such as for want of room
 ADDRESSES_MAX: Final = 64
 
 
 class Dialler:
-    """The addresses of one replica. `dial` makes one connection and returns why it ended."""
+    """The addresses of one replica.
+
+    `dial` makes one connection and returns why it ended; `met` tells all members that were ever
+    met, of whom the list holds a part, and where.
+    """
 
     def __init__(
         self,
@@ -34,13 +38,15 @@ class Dialler:
         sessions_wanted: int,
         entropy: Callable[[int], bytes],
         dial: Callable[[Dial], Awaitable[str]],
+        met: Callable[[], Iterable[tuple[ReplicaId, Sequence[str]]]],
     ) -> None:
         self._sessions = sessions
         self._wanted = sessions_wanted
         self._entropy = entropy
         self._dial = dial
+        self._met = met
         self.dials: dict[str, Dial] = {}
-        self._trying: dict[Dial | None, None] = {}  # dials that have no outcome yet
+        self._trying: set[Dial] = set()  # dials that have no outcome yet
         self._resting = 0  # dials that were turned away a moment ago
         self._explored: Dial | None = None  # met although there were connections enough
         self._vacancy = trio.Event()  # a connection may be lacking
@@ -49,46 +55,47 @@ class Dialler:
     def start(self, nursery: trio.Nursery) -> None:
         """Dial in the tasks of a nursery from now on."""
         self._nursery = nursery
-        nursery.start_soon(self._explore)
+        nursery.start_soon(self._explore, nursery)
 
     def add(self, address: str, *, is_given: bool) -> None:
         """Dial an address from now on, unless the list is full of better ones."""
         if address in self.dials:
             self.dials[address].again.set()
             return
-        if self._nursery is None or (len(self.dials) >= ADDRESSES_MAX and not self._forget_one()):
-            return
-        dial = self.dials[address] = Dial(address, is_given=is_given)
-        self._nursery.start_soon(partial(self._keep_dialling, dial, self._nursery))
+        dials = self.dials.values()
+        useless = [d for d in dials if (d.failures or d.was_brief) and not d.is_given]
+        if self._nursery is not None and self._make_room(useless):
+            self._begin(address, self._nursery, is_given=is_given)
 
-    def _forget_one(self) -> bool:
-        """Forget what has not answered for longest, or else one that had no room."""
-        useless = [
-            dial
-            for dial in self.dials.values()
-            if (dial.failures or dial.was_brief) and not dial.is_given
-        ]
-        if not useless:
+    def _make_room(self, choices: Sequence[Dial]) -> bool:
+        """Of a full list, forget what has not answered for longest, or else one without room."""
+        if len(self.dials) < ADDRESSES_MAX:
+            return True
+        if not choices:
             return False
-        worst = max(useless, key=lambda dial: dial.failures)
+        worst = max(choices, key=lambda dial: dial.failures)
         worst.scope.cancel()
         del self.dials[worst.address]
         return True
 
-    def has_outcome(self, dial: Dial | None) -> None:
-        """A dial came to a connection, or to nothing."""
-        if self._trying.pop(dial, dial) is None:
-            self.note_vacancy()
+    def _begin(self, address: str, nursery: trio.Nursery, *, is_given: bool = False) -> Dial:
+        dial = self.dials[address] = Dial(address, is_given=is_given)
+        nursery.start_soon(self._keep_dialling, dial, nursery)
+        return dial
+
+    def is_held(self, dial: Dial) -> None:
+        """A dial came to a connection, which takes its place."""
+        self._trying.discard(dial)
+        dial.was_brief = False
 
     def is_gone(self, replica: ReplicaId) -> None:
         """A connection ended. Its peer may be back at once, whichever side dialled before."""
         for dial in self.dials.values():
             if dial.replica == replica:
                 dial.again.set()
-        self.note_vacancy()
+        self._note_vacancy()
 
-    def note_vacancy(self) -> None:
-        """A connection may be lacking."""
+    def _note_vacancy(self) -> None:
         vacancy, self._vacancy = self._vacancy, trio.Event()
         vacancy.set()
 
@@ -98,11 +105,11 @@ class Dialler:
             while True:
                 await self._until_wanted(dial)
                 begun = trio.current_time()
-                self._trying[dial] = None
+                self._trying.add(dial)
                 try:
                     dial.reason = await self._dial(dial)
                 finally:
-                    self.has_outcome(dial)
+                    self._give_up(dial)
                 dial.again = trio.Event()  # its own end is no reason to hurry
                 dial.was_brief = trio.current_time() - begun <= PAUSE_MAX_S
                 if dial.was_brief and not dial.failures:
@@ -115,12 +122,18 @@ class Dialler:
                 if not timer.cancelled_caught:
                     pause = PAUSE_MIN_S
 
+    def _give_up(self, dial: Dial) -> None:
+        """A dial has ended; if it came to nothing, its place is free."""
+        if dial in self._trying:
+            self._trying.remove(dial)
+            self._note_vacancy()
+
     async def _rest(self) -> None:
         """Whoever was turned away does not ask the next one at once, but looks on in a moment."""
         self._resting += 1
         await trio.sleep(REST_S)
         self._resting -= 1
-        self.note_vacancy()
+        self._note_vacancy()
 
     async def _until_wanted(self, dial: Dial) -> None:
         """Wait, as most addresses do most of the time, until a connection is lacking."""
@@ -134,19 +147,37 @@ class Dialler:
         busy = len(self._sessions) + len(self._trying) + self._resting
         return dial is self._explored or busy < self._wanted
 
-    async def _explore(self) -> None:
-        """Hold one connection more than wanted, each minute to somebody else."""
+    async def _explore(self, nursery: trio.Nursery) -> None:
+        """Hold one connection more than wanted, each minute to somebody else.
+
+        Whoever was ever met may be the one: a circle may have dropped all others from its lists.
+        """
         while True:
-            await trio.sleep(EXPLORE_EVERY_S * (0.5 + self._chance()))
+            is_met = self._explored is not None and self._explored.replica in self._sessions
+            pause = EXPLORE_EVERY_S if is_met else EXPLORE_AGAIN_S
+            await trio.sleep(pause * (0.5 + self._chance()))
             former, self._explored = self._explored, None
             known = self._sessions.get(former.replica) if former and former.replica else None
             if known is not None and len(self._sessions) > self._wanted:
                 known.close()
-            strangers = [d for d in self.dials.values() if d.replica not in self._sessions]
-            if strangers and len(self._sessions) >= self._wanted:
-                self._explored = draw(strangers, 1, self._entropy)[0]
+            if len(self._sessions) >= self._wanted:
+                self._explored = self._stranger(nursery)
+            if self._explored is not None:
                 self._explored.again.set()
-                self.note_vacancy()
+                self._note_vacancy()
+
+    def _stranger(self, nursery: trio.Nursery) -> Dial | None:
+        """Some member that there is no connection to."""
+        unconnected = [d for d in self.dials.values() if d.replica not in self._sessions]
+        met = [places for replica, places in self._met() if replica not in self._sessions]
+        choices = dict.fromkeys(dial.address for dial in unconnected)
+        choices |= dict.fromkeys(place for places in met for place in places)
+        for address in draw(list(choices), 1, self._entropy):
+            dial = self.dials.get(address)
+            if dial is None and self._make_room([d for d in unconnected if not d.is_given]):
+                dial = self._begin(address, nursery)
+            return dial
+        return None
 
     def _chance(self) -> float:
         return self._entropy(1)[0] / 255

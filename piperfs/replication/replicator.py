@@ -8,7 +8,7 @@ is told where to ask instead. Which addresses are dialled, and when: `dialling.p
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -72,8 +72,9 @@ class Replicator:
         self._network = network or TlsNetwork(options.listen_host, options.listen_port)
         self._sessions: dict[ReplicaId, Session] = {}
         self._dialler = Dialler(
-            self._sessions, options.sessions_wanted, local.clock.entropy, self._dial_once
-        )
+            self._sessions, options.sessions_wanted, local.clock.entropy, self._dial_once,
+            self._members_met,
+        )  # fmt: skip
         self._progress = trio.Event()
         self.fetcher = Fetcher(local.store)
         self.fetcher.on_complete = self.content_arrived
@@ -98,17 +99,18 @@ class Replicator:
             nursery.start_soon(releasing.run, self._local, self.content_arrived)
             for address in self._options.peers:
                 self.add_address(address, is_given=True)
-            for address in self._remembered():
-                self.add_address(address)
+            for _, addresses in self._members_met():
+                for address in addresses:
+                    self.add_address(address)
             if self._options.discovery:
                 nursery.start_soon(self._discovery().run)
             task_status.started()
 
-    def _remembered(self) -> Iterator[str]:
+    def _members_met(self) -> Iterator[tuple[ReplicaId, Sequence[str]]]:
         members = self._local.graph.state()
         for replica, row in self._local.store.peers().items():
             if members.may_connect(replica):
-                yield from row.addresses
+                yield replica, row.addresses
 
     @property
     def reachable(self) -> list[str]:
@@ -209,7 +211,8 @@ class Replicator:
             addresses=lambda: self.reachable,
         )
         self._sessions[replica] = session
-        self._dialler.has_outcome(dial)
+        if dial is not None:
+            self._dialler.is_held(dial)
         self._note_contact(session)
         log.info("peer.met", peer=replica.hex()[:12], address=channel.address)
         try:
