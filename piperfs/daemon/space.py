@@ -51,9 +51,12 @@ class DiskSpace:
         lacking = _reserve_bytes(total) - self._held()
         return Space(total, free + self._reusable, self._room() - max(0, lacking))
 
-    def _room(self) -> int:
+    def _available(self) -> int:
         facts = os.statvfs(self._directory)
-        return facts.f_bavail * facts.f_frsize + self._reusable
+        return facts.f_bavail * facts.f_frsize
+
+    def _room(self) -> int:
+        return self._available() + self._reusable
 
     def _held(self) -> int:
         try:
@@ -70,8 +73,7 @@ class DiskSpace:
 
     def is_tight(self, count: int) -> bool:
         """Whether so little is free that a commit of so many bytes may meet the end of it."""
-        facts = os.statvfs(self._directory)
-        return facts.f_bavail * facts.f_frsize < TIGHT_BYTES + TIGHT_FACTOR * count
+        return self._available() < TIGHT_BYTES + TIGHT_FACTOR * count
 
     def release(self) -> None:
         """Give the reserve up."""

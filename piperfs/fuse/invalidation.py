@@ -163,7 +163,7 @@ class Invalidator:
             self._later = {each: due for each, due in self._later.items() if due > now}
             first = min(self._later.values(), default=math.inf)
             self._due = max(first, now + HELD_UP_S / 2)  # there may be many: not one by one
-        return min(self._due - now, HELD_UP_S)
+        return self._due - now
 
     def _next(self) -> Call | None:
         """Wait for a turn and for something to do; None at the end."""

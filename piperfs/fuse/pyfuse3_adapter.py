@@ -18,7 +18,7 @@ from piperfs.fs.api import Attr, Caller, DirectoryEntry, Opened, SetAttr
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
 from piperfs.fuse.invalidation import Invalidator
-from piperfs.fuse.kernel.encoding import ARRIVING_VALID_S, CACHE_VALID_S
+from piperfs.fuse.kernel.encoding import CACHE_VALID_S, attributes_valid_s
 from piperfs.fuse.lifetime import serve_until_unmounted
 from piperfs.fuse.mount import MountPoint
 from piperfs.fuse.mountpoint import check_mountpoint
@@ -60,7 +60,7 @@ def _entry(attr: Attr) -> pyfuse3.EntryAttributes:
     entry.st_size, entry.st_blksize, entry.st_blocks = attr.size, attr.blksize, attr.blocks
     entry.st_atime_ns, entry.st_mtime_ns = attr.atime_ns, attr.mtime_ns
     entry.st_ctime_ns, entry.generation = attr.ctime_ns, attr.generation
-    entry.attr_timeout = CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S
+    entry.attr_timeout = attributes_valid_s(attr)
     entry.entry_timeout = CACHE_VALID_S if attr.entry_valid else 0
     return entry
 

@@ -28,6 +28,7 @@ SEND_BYTES: Final = 128 * 1024  # at once, so that a slow line shows progress
 SEND_TIMEOUT_S: Final = 25  # for that much
 SILENCE_MAX_S: Final = 20
 SILENT: Final = "it fell silent"
+STALLED: Final = "it takes nothing that is sent"
 Frame: TypeAlias = tuple[str, bytes]  # why it is sent, for the metrics, and the bytes
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -94,7 +95,7 @@ class Channel:
                 while self._urgent or self._bulk:
                     await self._send_some(patience)
                 patience.deadline = math.inf
-        raise DisconnectedError("it takes nothing that is sent")
+        raise DisconnectedError(STALLED)
 
     def _pop(self) -> Frame:
         if not self._urgent:
@@ -127,6 +128,8 @@ class Channel:
         with trio.CancelScope() as patience:
             while self._urgent:
                 await self._send_some(patience)
+        if patience.cancelled_caught:
+            raise DisconnectedError(STALLED)
 
     def _take(self, body: Buffer) -> Message:
         message = decode(body)

@@ -4,6 +4,7 @@ A change says what a system call did. Stamps, vectors, remembered parents and th
 deletion has seen are the store's business, so that there is one place to get them right.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -118,3 +119,10 @@ Change: TypeAlias = (
     | SetAttributes
     | SetXattr
 )
+
+
+def chunks_of(changes: Sequence[Change]) -> Iterator[tuple[ChunkId, int]]:
+    """What new versions refer to: chunks and heights."""
+    for change in changes:
+        if isinstance(change, PutContent):
+            yield from ((chunk, change.body.height) for chunk in change.refs)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from piperfs.core import moments, resolve
 from piperfs.core import operation as operations
 from piperfs.core.clock import HybridClock
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import ORPHANS, EpochId, InodeId, LinkId, ReplicaId, is_directory
 from piperfs.core.limits import CHANGED_DIRECTORIES_MAX
 from piperfs.core.merge import is_covered
@@ -77,6 +78,10 @@ class Parts:
     clock: HybridClock
 
 
+class HalfMadeError(StoreError):
+    """A change was begun and cannot be made whole: it must never reach the disk or a peer."""
+
+
 class LocalWriter:
     """Applies local changes and publishes what they amount to."""
 
@@ -86,7 +91,6 @@ class LocalWriter:
         self._sealing = sealing
         self._pending = PendingOperations()
         self._pins: dict[InodeId, Pin] = {}
-        self.is_midway = False  # a change was begun, and is not made whole
         self._forgotten: dict[InodeId, int] = {}  # moments that records do not tell any more
         raw = parts.tables.meta.get(b"last_seq")
         self.last_seq = int.from_bytes(raw or b"", "big")
@@ -126,13 +130,14 @@ class LocalWriter:
         for key in touched:
             self._parts.records.heads(*key)  # what is damaged is met before anything is changed
         hlc = stamp or self._parts.clock.tick(now_ns)
-        self.is_midway = True
         operation = self._pending.begin(touched)
         stale: dict[InodeId, set[LinkId]] = {}
-        for change in changes:
-            for inode, link in self._put_change(operation, change, hlc):
-                stale.setdefault(inode, set()).update((link,) if link else ())
-        self.is_midway = False  # what follows can be worked out anew
+        try:
+            for change in changes:
+                for inode, link in self._put_change(operation, change, hlc):
+                    stale.setdefault(inode, set()).update((link,) if link else ())
+        except StoreError as error:
+            raise HalfMadeError(f"{error} (met in the middle of a change)", error.kind) from error
         for inode, links in stale.items():
             self._parts.index.refresh(inode, links)
         for change in changes:

@@ -21,14 +21,14 @@ from piperfs.store.ahead import Ahead
 from piperfs.store.authors import Authors, Shown
 from piperfs.store.blind import BlindWriter
 from piperfs.store.cells import Cells
-from piperfs.store.change import Change, Pin, PutContent
+from piperfs.store.change import Change, Pin, chunks_of
 from piperfs.store.changes import ChangeSet
 from piperfs.store.chunks import ChunkStore, NodeChildren
 from piperfs.store.directory import Directories, Found, Listed
 from piperfs.store.engine import Engine
 from piperfs.store.forks import Forks
 from piperfs.store.index import Index
-from piperfs.store.local import LocalWriter, Parts, Sealing
+from piperfs.store.local import HalfMadeError, LocalWriter, Parts, Sealing
 from piperfs.store.offences import Offences
 from piperfs.store.oplog import END, OperationLog
 from piperfs.store.records import Records
@@ -219,22 +219,19 @@ class Store:
     def apply_command(self, changes: Sequence[Change], now_ns: int) -> None:
         """Apply what a command changes, of which nobody who holds caches knows."""
         self._apply(changes, now_ns, None)
-        for put in (change for change in changes if isinstance(change, PutContent)):
-            for chunk in put.refs:
-                self.chunks.want(chunk, put.body.height)
+        for chunk, height in chunks_of(changes):
+            self.chunks.want(chunk, height)
         self._report()
         self.on_dirty()
 
     def _apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None) -> None:
         self.require_right()
-        for put in (change for change in changes if isinstance(change, PutContent)):
-            for chunk in put.refs:
-                self.chunks.note(chunk, put.body.height)
+        for chunk, height in chunks_of(changes):
+            self.chunks.note(chunk, height)
         try:
             self._local.apply(changes, now_ns, stamp)
-        except StoreError as error:
-            if self._local.is_midway:  # half of a change must never reach the disk or a peer
-                self.fail(f"{error} (met in the middle of a change)")
+        except HalfMadeError as error:
+            self.fail(str(error))
             raise
 
     def apply_remote(

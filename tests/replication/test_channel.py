@@ -49,6 +49,23 @@ async def test_a_peer_that_vanished_is_noticed(autojump_clock: MockClock) -> Non
     assert trio.current_time() <= 30
 
 
+async def test_a_peer_that_falls_silent_later_is_noticed(autojump_clock: MockClock) -> None:
+    """Nor does it count as silence how long its messages take to be dealt with."""
+    left, right = lines()
+    found: list[m.Message] = []
+
+    async def handle(message: m.Message) -> None:
+        await trio.sleep(60)
+        found.append(message)
+
+    right.send(m.Ping(1))
+    await right.flush()
+    with pytest.raises(PeerError, match="silent"):
+        await left.run_reader(handle)
+    assert found == [m.Ping(1)]
+    assert 60 < trio.current_time() <= 90
+
+
 @pytest.mark.parametrize(
     "address",
     ["", ":7000", "host", "host:", "host:0", "host:65536", "host:99999999999", "a\0b:7", "h:-1"],

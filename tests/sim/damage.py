@@ -24,7 +24,7 @@ def rot_chunk(cluster: "Cluster", machine: Machine, amount: float) -> None:
         if any(m.engine.has("chunk", key) for m in cluster.machines if m is not machine)
     ]  # fmt: skip
     if keys:
-        _flip(rows, "chunk", keys[int(amount * len(keys)) % len(keys)], amount)
+        _flip(rows, "chunk", keys[int(amount * len(keys))], amount)
         cluster.chunks_may_be_lost = True  # the others may rot, or be set back, as well
 
 
@@ -36,7 +36,7 @@ def rot_cell(cluster: "Cluster", machine: Machine, amount: float) -> None:
         return
     table = tables[int(amount * 997) % len(tables)]
     keys = list(rows.keys(table, b"", b"\xff" * 64))
-    _flip(rows, table, keys[int(amount * len(keys)) % len(keys)], amount)
+    _flip(rows, table, keys[int(amount * len(keys))], amount)
     machine.is_damaged = True
     cluster.trace.note("damaged", machine.name, table)
 
@@ -44,7 +44,7 @@ def rot_cell(cluster: "Cluster", machine: Machine, amount: float) -> None:
 def _flip(rows: MemoryEngine, table: str, key: bytes, amount: float) -> None:
     raw = bytearray(rows.get(table, key) or b"")
     if raw:
-        raw[int(amount * len(raw)) % len(raw)] ^= 4
+        raw[int(amount * len(raw))] ^= 4
         rows.damage(table, key, bytes(raw))
 
 

@@ -5,7 +5,8 @@ depends on what the file system shows at that moment.
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -194,14 +195,20 @@ class Desk:
 
         def cut() -> None:
             before = tokens_in(self.content(spot))
-            try:
+            with self._letting_go(before):
                 self.fs.setattr(spot.ino, SetAttr(size=y % 3), None, USER)
-            except StoreError:  # a damaged row may be met when the file is cut already
-                self.ledger.release(before, None)
-                raise
-            self.ledger.release(before, None)
 
         await self.service.with_chunks(cut)
+
+    @contextmanager
+    def _letting_go(self, tokens: frozenset[int]) -> Iterator[None]:
+        """A call takes these away; a damaged row may be met when they are gone already."""
+        try:
+            yield
+        except StoreError:
+            self.ledger.release(tokens, None)
+            raise
+        self.ledger.release(tokens, None)
 
     def _ino_of(self, fh: int) -> int:
         return self.fs._files.handle(fh).node.ino
@@ -350,12 +357,8 @@ class Desk:
                 lost = tokens_in(self.content(target))
                 if target.ino == spot.ino:
                     lost = frozenset()
-            try:
+            with self._letting_go(lost):
                 self.fs.rename(spot.parent, spot.name, parent, name, flags)
-            except StoreError:  # a damaged row may be met when the target is gone already
-                self.ledger.release(lost, None)
-                raise
-            self.ledger.release(lost, None)
 
         await self.service.with_chunks(move)
 

@@ -93,7 +93,7 @@ def _faults(random: Random, machines: int, seconds: float) -> list[Fault]:
         Fault(
             when, kind, random.randrange(machines), random.randrange(machines),
             round(random.choice((1, 5, 20)) * random.uniform(0.5, 2), 3),
-            round(random.random(), 3),
+            min(round(random.random(), 3), 0.999),  # always less than one
         )
         for when, kind in zip(at, kinds, strict=True)
     ]  # fmt: skip

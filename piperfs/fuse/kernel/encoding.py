@@ -33,11 +33,16 @@ def encode_header(unique: int, body_bytes: int, error: int = 0) -> bytes:
     return layout.OUT_HEADER.pack(HEADER_BYTES + body_bytes, -error, unique)
 
 
+def attributes_valid_s(attr: Attr) -> int:
+    """For how long the kernel may believe what it is told of a file."""
+    return CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S
+
+
 def encode_attr(attr: Attr) -> bytes:
     """The reply to GETATTR and SETATTR."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
     return _pack_attr(
-        CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S, 0, 0,
+        attributes_valid_s(attr), 0, 0,
         attr.ino, attr.size, attr.blocks,
         atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
         atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
@@ -51,7 +56,7 @@ def encode_statx(attr: Attr) -> bytes:
     known = layout.STATX_BASIC_STATS | (layout.STATX_BTIME if attr.born_ns else 0)
     major, minor = attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF | attr.rdev >> 12 & 0xFFF00
     return layout.STATX_OUT.pack(
-        CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S, 0, 0,
+        attributes_valid_s(attr), 0, 0,
         known, attr.blksize, 0, attr.nlink, attr.uid, attr.gid, attr.mode,
         attr.ino, attr.size, attr.blocks, 0,
         *(part for time in times for part in divmod(time, SECOND_NS)),
@@ -63,9 +68,8 @@ def encode_entry(attr: Attr) -> bytes:
     """The reply to everything that names an inode: LOOKUP, MKDIR, LINK and so on."""
     atime, mtime, ctime = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
     valid_s = CACHE_VALID_S if attr.entry_valid else 0
-    attr_valid_s = valid_s if attr.is_whole else min(valid_s, ARRIVING_VALID_S)
     return _pack_entry(
-        attr.ino, attr.generation, valid_s, attr_valid_s, 0, 0,
+        attr.ino, attr.generation, valid_s, min(valid_s, attributes_valid_s(attr)), 0, 0,
         attr.ino, attr.size, attr.blocks,
         atime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS,
         atime % SECOND_NS, mtime % SECOND_NS, ctime % SECOND_NS,
