@@ -210,7 +210,8 @@ class Files:
 
     def dirty_bytes(self) -> int:
         """Roughly how many bytes of all files are in memory only."""
-        return sum(s.copy.dirty_bytes for s in self._sessions.values() if s.copy is not None)
+        copies = [s.copy for s in self._sessions.values() if s.copy is not None]
+        return sum(copy.dirty_bytes + copy.flushing_bytes for copy in copies)
 
     def changed(self, session: Session) -> None:
         """Contents were changed now."""

@@ -31,6 +31,7 @@ class WorkingCopy(Contents):
     def __init__(self, contents: Contents) -> None:
         super().__init__(contents.pieces())
         self.dirty_bytes = 0
+        self.flushing_bytes = 0  # what a flush works on, which is in memory only until it is done
         self._tail = self._last_chunk()
         self._journal: list[Callable[[], None]] | None = None
         self._begin = self._end = -1  # of what changed since the last flush; all else is clean
@@ -166,7 +167,7 @@ class WorkingCopy(Contents):
         """Freeze what is there for a flush; changes from now on are journalled."""
         assert self._journal is None, "one flush at a time"
         self._journal = []
-        self.dirty_bytes = 0
+        self.dirty_bytes, self.flushing_bytes = 0, self.dirty_bytes
         changed = self._changed()
         for piece in self._pieces[changed.start : changed.stop]:
             if isinstance(piece.source, Memory):
@@ -187,7 +188,7 @@ class WorkingCopy(Contents):
         super().__init__(pieces)
         self._begin = self._end = -1
         self._tail = self._last_chunk()
-        self.dirty_bytes = 0
+        self.dirty_bytes = self.flushing_bytes = 0
         for change in journal:
             change()
         self.dirty_bytes = max(self.dirty_bytes, len(journal))
@@ -196,7 +197,7 @@ class WorkingCopy(Contents):
         """A flush failed: what it worked on is still to be flushed."""
         if self._journal is not None:
             self._journal = None
-            self.dirty_bytes = max(1, self._memory_bytes())
+            self.dirty_bytes, self.flushing_bytes = max(1, self._memory_bytes()), 0
 
     def _memory_bytes(self) -> int:
         return sum(p.length for p in self._pieces if isinstance(p.source, Memory))

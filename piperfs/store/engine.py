@@ -25,6 +25,7 @@ PAGE_BYTES: Final = 4096
 DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
 FAILING: Final = "the store is failing: restart it first"
 PATH_PAGES: Final = 6  # of a tree, copied when one of its leaves changes
+ROW_BYTES: Final = 256  # a key, what LMDB adds, and what a page leaves empty
 ERRNO_FULL: Final = {errno.ENOSPC: ErrorKind.NO_SPACE, errno.EFBIG: ErrorKind.NO_SPACE,
                      errno.EDQUOT: ErrorKind.QUOTA}  # fmt: skip
 
@@ -230,16 +231,30 @@ class LmdbEngine:
 
     def commit(self, batch: Batch) -> None:
         self.require_unbroken()
-        needed = _bytes_needed(batch)
-        if not self.claim_room(needed):
-            raise StoreError("the disk is full", ErrorKind.NO_SPACE)
-        is_tight = self.is_tight(needed)
+        needed, is_tight = 0, False
         try:
             with self._env.begin(write=True) as transaction:
+                needed = self._bytes_needed(transaction, batch)
+                if not self.claim_room(needed):
+                    raise StoreError("the disk is full", ErrorKind.NO_SPACE)
+                is_tight = self.is_tight(needed)
                 for table, rows in batch.items():
                     _write_rows(transaction, self._tables[table], rows)
         except (lmdb.Error, OSError) as error:
             self._fail(error, needed, is_tight=is_tight)
+
+    def _bytes_needed(self, transaction: lmdb.Transaction, batch: Batch) -> int:
+        """At most how much a commit lets the file grow.
+
+        A page that changes is written anew, so a row may cost a page; but no page costs twice.
+        """
+        total = 0
+        for table, rows in batch.items():
+            stat = transaction.stat(self._tables[table])
+            pages = int(stat["branch_pages"] + stat["leaf_pages"])
+            total += (min(len(rows), pages) + PATH_PAGES) * PAGE_BYTES if rows else 0
+            total += sum(_bytes_of(value) for value in rows.values() if value is not None)
+        return total
 
     def _fail(self, error: Exception, needed: int, *, is_tight: bool) -> None:
         """A failed commit is final: the kernel may have dropped the pages it could not write.
@@ -328,14 +343,9 @@ def _stopped(reason: str) -> StoreError:
     return StoreError(f"the store stopped taking writes after an error: {reason}")
 
 
-def _bytes_needed(batch: Batch) -> int:
-    """At most how much a commit lets the file grow: every changed page is written anew."""
-    total = 0
-    for rows in batch.values():
-        total += PATH_PAGES * PAGE_BYTES if rows else 0
-        for value in rows.values():
-            total += PAGE_BYTES + (len(value) + 16 if value is not None else 0)
-    return total
+def _bytes_of(value: bytes) -> int:
+    """At most what a value takes: pages of its own, or a share of pages that may be half empty."""
+    return len(value) + PAGE_BYTES if len(value) > PAGE_BYTES // 4 else 2 * len(value) + ROW_BYTES
 
 
 def _write_rows(transaction: lmdb.Transaction, db: Any, rows: Mapping[bytes, bytes | None]) -> None:

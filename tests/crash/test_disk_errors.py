@@ -65,6 +65,21 @@ def test_a_full_disk_refuses_writes_at_once_and_lets_people_delete(tmp_path):
         assert a.piperfs("fsck", str(a.state)) == "No findings.\n"
 
 
+def test_a_tree_of_many_files_can_be_removed_from_a_full_disk(tmp_path):
+    with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        tree = a.mountpoint / "tree"
+        tree.mkdir()
+        for n in range(2000):
+            (tree / f"{n}").write_bytes(b"%d" % n)
+        assert fill(a.mountpoint)[0] == errno.ENOSPC
+        subprocess.run(["rm", "-r", str(tree)], check=True)
+        a.piperfs("digest", str(a.state))
+        restart(a)
+        assert os.listdir(a.mountpoint) == ["fill"]
+
+
 def test_writing_goes_on_when_others_make_room(tmp_path):
     with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 120) as disk:
         a.state = disk / "state"

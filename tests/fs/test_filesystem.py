@@ -340,6 +340,19 @@ def test_full_disk_refuses_writes_and_lets_delete(computer):
     computer.unlink("f")
 
 
+def test_bytes_that_a_flush_works_on_need_room_too(computer):
+    fh = computer.create("f")
+    ino = computer.stat("f").ino
+    computer.fs.write(fh, 0, bytes(2 << 20))
+    flush = computer.fs.begin_flush(ino)
+    computer.space = computer.space.__class__(8 << 20, 3 << 20, 3 << 20)
+    with refused(ErrorKind.NO_SPACE):
+        computer.fs.write(fh, 2 << 20, bytes(2 << 20))
+    computer.fs.abandon_flush(ino, flush)
+    with refused(ErrorKind.NO_SPACE):
+        computer.fs.write(fh, 2 << 20, bytes(2 << 20))
+
+
 def test_unnamed_file_can_be_linked(computer):
     _, opened = computer.fs.tmpfile(ROOT_INO, 0o644, 2, ROOT_USER)
     computer.fs.write(opened.fh, 0, b"tmp")
