@@ -268,7 +268,8 @@ class Node:
         self._withdraw(before, after)
         forks.release(self)
         forks.note_early(self)
-        self.store.ahead.drop(after.may_write)
+        if self.store.ahead.drop(after.may_write):
+            self.store.chunks.doubt()
         self.store.on_dirty()
         self._tell()
 
@@ -306,9 +307,7 @@ class Node:
         if self.key_protection == "none":
             found["key"] = "the device key is protected by file permissions alone"
         if self.committer.failure is not None:
-            word = (
-                "failing, restart it after a look at the disk" if self.store.is_failing else "full"
-            )
+            word = "failing, look at the disk and restart" if self.store.is_failing else "full"
             found["store"] = f"{word}: {self.committer.failure}"
         if self.store.chunks.damaged:
             found["chunks"] = f"{self.store.chunks.damaged} damaged ones were found"

@@ -347,7 +347,8 @@ class Session:
                     addresses=self.addresses),
         )  # fmt: skip
         self.standing.cursor = cursor
-        self._store.on_dirty()
+        if not self._store.is_durable:
+            self._store.on_dirty()  # else the row can wait: without it, known things come again
 
     async def _acknowledge(self) -> None:
         """Say what is durable here, after it is."""
@@ -359,7 +360,8 @@ class Session:
             cursor = self.standing.cursor
             is_whole = self._is_whole()
             try:
-                await self._local.committer.settled()
+                if not self._store.is_durable:
+                    await self._local.committer.settled()
             except StoreError:
                 await trio.sleep(DISK_RETRY_S)
                 self._applied.set()
@@ -467,6 +469,7 @@ class Session:
         while True:
             token += 1
             self._pinged = {token: trio.current_time()}
+            self._store.on_dirty()  # there may be rows that waited for another reason to commit
             self.channel.send(m.Ping(token))
             self.send_state()
             if self._is_partial and not self._owed:

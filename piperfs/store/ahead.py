@@ -4,8 +4,9 @@ A stamp orders concurrent writes, so one from the far future would win for years
 to refuse the operation either, since this clock may be the wrong one, and a rule that rests on a
 local clock would split replicas for ever. So the operation waits here, durably and unseen by
 merge, log and digest, until the clock passes it; then it is judged like one that has just come.
-It is not passed on meanwhile: whoever's clock has passed it gets it from its author, or from
-somebody who merged it. A replica whose own clock is wrong only delays itself.
+Its content is fetched at once, since its author may be gone by then. It is not passed on meanwhile:
+whoever's clock has passed it gets it from its author, or from somebody who merged it. A replica
+whose own clock is wrong only delays itself.
 """
 
 from collections import Counter

@@ -1,10 +1,10 @@
 """Collection of chunks that no version needs any more.
 
 Which chunks are needed is computed, not counted: marks are set from live versions, from superseded
-ones inside the retention time, and from open files; what has no mark goes. Counters would have to
-be right after every crash and merge; a mark is right by construction. Both phases run in small
-steps between requests. What becomes referenced while they run is noted by the chunk store and is
-marked too.
+ones inside the retention time, from those that wait for the clock, and from open files; what has
+no mark goes. Counters would have to be right after every crash and merge; a mark is right by
+construction. Both phases run in small steps between requests. What becomes referenced while they
+run is noted by the chunk store and is marked too.
 """
 
 import enum
@@ -23,7 +23,7 @@ RETENTION_NS: Final = 30 * DAY_NS
 VERSIONS_MIN: Final = 10  # kept of each file however old they are
 STEP_ROWS: Final = 200
 END: Final = b"\xff" * 33
-HISTORY_END: Final = b"\xff" * 41
+LONG_END: Final = b"\xff" * 41
 
 
 def is_needed(head: ContentHead, now_ns: int) -> bool:
@@ -38,6 +38,7 @@ class Reason(enum.Enum):
     OPEN = "open"  # a program has the file open
     CURRENT = "current"  # of a version that shows, conflict copies included
     DELETED = "deleted"  # the last version of a file that was deleted not long ago
+    AHEAD = "ahead"  # of an operation that waits for the clock
     SUPERSEDED = "superseded"  # an earlier version, in history
 
 
@@ -59,6 +60,7 @@ class Collector:
             for chunk, height in in_use:
                 self._mark(chunk, height, Reason.OPEN)
             yield from self._mark_live(now_ns)
+            yield from self._mark_ahead()
             yield from self._mark_history(now_ns)
             yield from self._sweep(noted)
         finally:
@@ -95,11 +97,19 @@ class Collector:
         row = self._tables.inode.get(inode)
         return row is not None and bool(row.links)
 
+    def _mark_ahead(self) -> Iterator[None]:
+        for rows in self._tables.ahead.pages(b"", LONG_END, STEP_ROWS):
+            for _, row in rows:
+                for write in decode_header(row.envelope).writes:
+                    for chunk in write.refs:
+                        self._mark(chunk, 1, Reason.AHEAD)
+            yield
+
     def _mark_history(self, now_ns: int) -> Iterator[None]:
         """Superseded versions, newest first; drops those that are old and have many younger."""
         versions: Counter[bytes] = Counter()
         keys: list[bytes] = []
-        for rows in self._tables.history.pages(b"", HISTORY_END, STEP_ROWS):
+        for rows in self._tables.history.pages(b"", LONG_END, STEP_ROWS):
             keys += [key for key, _ in rows]
             yield
         for index, key in enumerate(reversed(keys)):

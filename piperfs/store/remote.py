@@ -5,6 +5,7 @@ are all covered, changes nothing. One that claims to know what its authors are n
 written waits until they are.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from piperfs.core.forks import Fork
@@ -65,19 +66,21 @@ class RemoteWriter:
         """
         if self._parts.log.has(operation.id):
             return "known"
-        self.note_newest(shown_by(operation), now_ns)
+        self.note_newest([shown_by(operation)], now_ns)
         return self._apply(operation, now_ns, sender)
 
     def adopt(self, operation: Operation, now_ns: int) -> None:
         """Merge an operation that an earlier store of this replica had taken in."""
-        self.note_newest(shown_by(operation), now_ns)
+        self.note_newest([shown_by(operation)], now_ns)
         if not self._parts.log.has(operation.id):
             self.reapply(operation, now_ns)
 
-    def note_newest(self, shown: Shown, now_ns: int) -> None:
-        """An author has counted this far: what waited for it may take effect."""
-        if self._parts.authors.note(shown):
-            self.settle(shown.replica, now_ns)
+    def note_newest(self, shown: Iterable[Shown], now_ns: int) -> bool:
+        """Authors have counted this far: what waited for it may take effect. Whether it is new."""
+        fresh = [each.replica for each in shown if self._parts.authors.note(each)]
+        for author in fresh:
+            self.settle(author, now_ns)
+        return bool(fresh)
 
     def settle(self, author: ReplicaId, now_ns: int) -> None:
         """Try again what waited for an author to count further."""
@@ -96,8 +99,17 @@ class RemoteWriter:
             self.waiting.add(Unproved(operation, sender, lacks))
             return "unattested"
         if sender is not None and self._ahead.is_early(operation, now_ns):
-            return "ahead" if self._ahead.add(operation, sender) else "crowded"
+            return self._put_off(operation, sender)
         return "merged" if self.reapply(operation, now_ns) else "known"
+
+    def _put_off(self, operation: Operation, sender: ReplicaId) -> str:
+        """Keep an operation until the clock passes it, and its content while somebody has it."""
+        if not self._ahead.add(operation, sender):
+            return "crowded"
+        for write in operation.writes:
+            for chunk in write.refs:
+                self._chunks.want(ChunkId(chunk), 1)
+        return "ahead"
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
         """Merge an operation, be it known in part; tells whether one of its writes is new."""

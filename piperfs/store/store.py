@@ -76,8 +76,7 @@ class Store:
         self._check_owner(identity)
         self.store_id = self._own_id(entropy)
         self._records = Records(self.tables)
-        raw = self.tables.meta.get(b"hlc")
-        clock = HybridClock(int.from_bytes(raw or b"", "big"))
+        clock = HybridClock(int.from_bytes(self.tables.meta.get(b"hlc") or b"", "big"))
         self.log = OperationLog(self.tables)
         self.chunks = ChunkStore(self.tables, node_children, self._cells.content_hash)
         index = Index(self.tables, self._cells, self.root, self._records)
@@ -259,9 +258,8 @@ class Store:
     def note_newest(self, shown: Iterable[Shown], now_ns: int) -> None:
         """Learn how far authors have counted."""
         self.require_writable()
-        for each in shown:
-            self._remote.note_newest(each, now_ns)
-        self._after_remote()
+        if self._remote.note_newest(shown, now_ns):
+            self._after_remote()
 
     def _after_remote(self) -> None:
         self.raise_last_seq(self.authors.highest(self.replica))  # after a loss others know more
@@ -387,6 +385,11 @@ class Store:
     @property
     def has_uncommitted(self) -> bool:
         return bool(self._local.waiting) or any(table.changes for table in self.tables.all)
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a crash could take back no operation and no chunk."""
+        return self.log.durable_lseq == self.log.last_lseq and not self.chunks.waiting_bytes
 
     def freeze(self, now_ns: int) -> int:
         """Publish what is pending and set it aside for a commit; returns its last lseq."""

@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import trio
 
+from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.identity import Identity
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.membership import graph_of
@@ -229,7 +230,7 @@ class Machine:
                     nursery.start_soon(upkeep.forget_wants, node)
                     task_status.started()
                     await stop.wait()
-                    await self.service.sync()
+                    await self._save()
                     nursery.cancel_scope.cancel()
                 committing.cancel_scope.cancel()
             await node.committer.flush()
@@ -238,6 +239,17 @@ class Machine:
             self.trace.note("stopped", self.name)
             self.ended.set()
             self._end_guests()
+
+    async def _save(self) -> None:
+        """What people wrote before they became readers cannot be saved; all else must be."""
+        assert self.service is not None
+        assert self.node is not None
+        try:
+            await self.service.sync()
+        except FsError as error:
+            if error.kind is not ErrorKind.READ_ONLY or self.node.may_write:
+                raise
+            self.trace.note("unsaved", self.name)
 
     def _surroundings(self, node: Node, replicator: Replicator) -> Surroundings:
         async def fetch(chunks: Iterable[ChunkId], deadline: float) -> None:

@@ -6,7 +6,7 @@ from blake3 import blake3
 from piperfs.core.ids import ChunkId
 from piperfs.core.record import ContentBody
 from piperfs.store.change import DeleteContent, MoveLink, PutContent
-from piperfs.store.collector import DAY_NS, VERSIONS_MIN, Collector
+from piperfs.store.collector import DAY_NS, VERSIONS_MIN, Collector, Reason
 from tests.support.stores import SECOND, Node, TestClock, exchange
 
 
@@ -177,3 +177,20 @@ def test_what_only_a_quick_save_needed_is_doubted_and_wanted_no_more():
     collect(other)
     assert other.store.chunks.wanted(10) == [last]
     assert not other.store.chunks.is_doubtful
+
+
+def test_content_of_what_waits_for_the_clock_is_wanted_and_stays_while_it_waits(node):
+    late = Node("late", clock=TestClock(node.clock() // SECOND + 10 * 365 * 86_400))
+    chunk = save(late, late.create(late.root, b"late"), b"of another year")
+    applied = node.store.apply_remote(late.operations(), node.clock(), late.replica)
+    assert applied.ahead == len(late.operations())
+    assert node.store.chunks.is_wanted(chunk)
+    collect(node)
+    assert node.store.chunks.is_wanted(chunk)
+    node.store.chunks.put(chunk, late.store.chunks.get(chunk))
+    node.commit()
+    assert collect(node).kept[Reason.AHEAD] == 1
+    assert node.store.chunks.has(chunk)
+    node.store.ahead.drop(lambda _author, _seq: False)
+    collect(node)
+    assert not node.store.chunks.has(chunk)
