@@ -149,12 +149,13 @@ class Cluster:
             return
         node = machine.node
         with machine.visit():
-            desk = self.desks[machine.name]
-            with contextlib.suppress(PiperError):
-                await desk.finish()
-            if machine.node is node:
-                machine.stop()
-                await machine.ended.wait()
+            async with machine.in_use:  # whoever unmounts waits for programs to end
+                desk = self.desks[machine.name]
+                with contextlib.suppress(PiperError):
+                    await desk.finish()
+                if machine.node is node:
+                    machine.stop()
+                    await machine.ended.wait()
 
     def _crashed(self, machine: Machine) -> None:
         self.ledger.crashed(machine.name, machine.boots)
@@ -285,7 +286,9 @@ class Cluster:
             if desk is None or desk.boot != machine.boots:
                 continue
             with machine.visit():
-                await desk.step(step.action, step.x, step.y, step.z)
+                async with machine.in_use:
+                    if machine.is_up and machine.boots == desk.boot:
+                        await desk.step(step.action, step.x, step.y, step.z)
 
     async def _suffer(self, fault) -> None:
         await trio.sleep_until(START_S + fault.at)

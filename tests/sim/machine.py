@@ -108,6 +108,7 @@ class Machine:
     is_starting: bool = False
     node: Node | None = None
     service: Service | None = None
+    in_use: trio.Lock = field(default_factory=trio.Lock)  # by one step of a person, or by its stop
     on_crash: Callable[["Machine"], None] = lambda _machine: None
     is_damaged: bool = False  # a bit of its store has changed, and nobody has run fsck yet
     _scope: trio.CancelScope | None = None
