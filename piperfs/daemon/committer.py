@@ -9,12 +9,15 @@ tried again; one that fails for another reason, a mistake of our own included, w
 process: what it held cannot be told any more from what a later one would need.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from piperfs.core.errors import StoreError
+from piperfs.core.limits import KIB
 from piperfs.daemon.clock import Clock
 from piperfs.obs.log import get_logger
 from piperfs.store.store import Store
@@ -23,6 +26,8 @@ WINDOW_S: Final = 0.02  # long enough to collapse create, write and close; short
 BUSY_WINDOW_S: Final = 0.08  # when changes do not stop: a commit costs the same, few or many
 BUSY_OPERATIONS: Final = 8  # in the commit before
 RETRY_S: Final = 1.0  # after a full disk, which may have room again
+CROWD_MIN: Final = 16  # changes that are never too many to gather
+CHANGE_BYTES: Final = 256 * KIB  # room for one: it dirties some twenty pages, and for what follows
 
 log = get_logger("store")
 
@@ -38,9 +43,13 @@ class _Round:
 class Committer:
     """The only task that commits the store of a running daemon."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, available: Callable[[], int] = lambda: sys.maxsize
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._available = available  # bytes on the disk
+        self._gathering = 0  # changes since the last commit began
         self._next = _Round()
         self._running: _Round | None = None
         self._dirty = trio.Event()
@@ -57,7 +66,23 @@ class Committer:
 
     def wake(self) -> None:
         """There are changes; commit them after the window."""
+        self._gathering += 1
         self._dirty.set()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many changes wait that one commit of them might not find room on the disk."""
+        log = self._store.log
+        waiting = self._gathering + log.last_lseq - log.durable_lseq
+        return waiting >= CROWD_MIN and waiting > self._available() // CHANGE_BYTES
+
+    async def make_way(self) -> None:
+        """Return when fewer changes wait, if there are too many; a full disk is not told here."""
+        if self.is_crowded:
+            with suppress(StoreError):
+                await self.commit()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def commit(self) -> None:
         """Return when everything applied so far is on stable storage. Raises StoreError."""
@@ -142,6 +167,7 @@ class Committer:
         try:
             self._store.require_unbroken()
             lseq = self._store.freeze(self._clock.now_ns())
+            self._gathering = 0
             await self._clock.in_thread(self._store.write_frozen)
         except Exception as raised:  # noqa: BLE001 - all are logged
             error = self._give_up(raised)

@@ -84,7 +84,7 @@ class Node:
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.committer = Committer(self.store, self.clock)
+        self.committer = Committer(self.store, self.clock, lambda: self.space().available)
         self.space.reusable = self.store.bytes_free
         self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake

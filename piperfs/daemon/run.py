@@ -175,6 +175,7 @@ def _surroundings(node: Node, deadline_s: float) -> Surroundings:
         node.clock.in_thread,
         deadline_s,
         lambda: node.committer.failure,
+        lambda: node.committer.is_crowded,
     )
 
 

@@ -53,6 +53,20 @@ def guarded(handler: Handler[R]) -> Handler[R]:
     return run
 
 
+def changing(handler: Handler[R]) -> Handler[R]:
+    """Like `guarded`; it returns late while too much waits for a disk that is nearly full."""
+    run = guarded(handler)
+
+    @wraps(handler)
+    async def paced(self: "Adapter", *arguments: Any) -> R:
+        result = await run(self, *arguments)
+        if self.service.is_crowded:
+            await self.service.make_way()
+        return result
+
+    return paced
+
+
 def _entry(attr: Attr) -> pyfuse3.EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino, entry.st_mode, entry.st_nlink = attr.ino, attr.mode, attr.nlink
@@ -92,7 +106,7 @@ class Adapter(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, service: Service) -> None:
         super().__init__()
         self._fs = filesystem
-        self._service = service
+        self.service = service
         self._inos: dict[int, int] = {}  # by file handle: requests here name only that
 
     async def again(
@@ -106,7 +120,7 @@ class Adapter(pyfuse3.Operations):
                 raise waiting.pop()
 
         while True:
-            await self._service.with_chunks(pending)
+            await self.service.with_chunks(pending)
             try:
                 return await handler(self, *arguments)
             except MissingChunks as more:
@@ -126,7 +140,7 @@ class Adapter(pyfuse3.Operations):
     async def getattr(self, ino: int, _ctx: Any) -> pyfuse3.EntryAttributes:
         return _entry(self._fs.getattr(ino))
 
-    @guarded
+    @changing
     async def setattr(
         self, ino: int, attr: Any, fields: Any, fh: int | None, ctx: Any
     ) -> pyfuse3.EntryAttributes:
@@ -145,41 +159,41 @@ class Adapter(pyfuse3.Operations):
     async def readlink(self, ino: int, _ctx: Any) -> bytes:
         return self._fs.readlink(ino)
 
-    @guarded
+    @changing
     async def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         return _entry(self._fs.mknod(parent, name, mode, rdev, _caller(ctx)))
 
-    @guarded
+    @changing
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> pyfuse3.EntryAttributes:
         return _entry(self._fs.mkdir(parent, name, mode, _caller(ctx)))
 
-    @guarded
+    @changing
     async def symlink(
         self, parent: int, name: bytes, target: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         return _entry(self._fs.symlink(parent, name, target, _caller(ctx)))
 
-    @guarded
+    @changing
     async def link(self, ino: int, parent: int, name: bytes, _ctx: Any) -> pyfuse3.EntryAttributes:
         return _entry(self._fs.link(ino, parent, name))
 
-    @guarded
+    @changing
     async def unlink(self, parent: int, name: bytes, _ctx: Any) -> None:
         self._fs.unlink(parent, name)
 
-    @guarded
+    @changing
     async def rmdir(self, parent: int, name: bytes, _ctx: Any) -> None:
         self._fs.rmdir(parent, name)
 
-    @guarded
+    @changing
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new: bytes, flags: int, _ctx: Any
     ) -> None:
         unsaved = self._fs.unsaved_source(parent, name)
-        if unsaved is not None and not self._service.flush_at_once(unsaved):
-            await self._service.flush(unsaved)
+        if unsaved is not None and not self.service.flush_at_once(unsaved):
+            await self.service.flush(unsaved)
         self._fs.rename(parent, name, new_parent, new, flags)
 
     # Files
@@ -192,7 +206,7 @@ class Adapter(pyfuse3.Operations):
         self._inos[opened.fh] = ino
         return _opened(opened)
 
-    @guarded
+    @changing
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: Any
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -202,30 +216,30 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def read(self, fh: int, offset: int, size: int) -> Any:
-        return await self._service.read(fh, offset, size)
+        return await self.service.read(fh, offset, size)
 
     @guarded
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         written = self._fs.write(fh, offset, data)
         ino = self._inos[fh]
-        if self._service.needs_relief(ino):
-            await self._service.relieve(ino)
+        if self.service.needs_relief(ino):
+            await self.service.relieve(ino)
         return written
 
     @guarded
     async def flush(self, fh: int) -> None:
         ino = self._inos[fh]
-        if not self._service.flush_at_once(ino):
-            await self._service.flush(ino)
-        self._service.report_failure(fh)
+        if not self.service.flush_at_once(ino):
+            await self.service.flush(ino)
+        self.service.report_failure(fh)
 
     @guarded
     async def release(self, fh: int) -> None:
-        await self._service.release(self._inos.pop(fh), fh)
+        await self.service.release(self._inos.pop(fh), fh)
 
     @guarded
     async def fsync(self, fh: int, _data_only: bool) -> None:  # noqa: FBT001 - its interface
-        await self._service.fsync(self._inos[fh])
+        await self.service.fsync(self._inos[fh])
 
     # Directories
 
@@ -252,7 +266,7 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def fsyncdir(self, _fh: int, _data_only: bool) -> None:  # noqa: FBT001 - its interface
-        await self._service.sync()
+        await self.service.sync()
 
     # The rest
 
@@ -272,7 +286,7 @@ class Adapter(pyfuse3.Operations):
     async def getxattr(self, ino: int, name: bytes, _ctx: Any) -> bytes:
         return self._fs.getxattr(ino, name)
 
-    @guarded
+    @changing
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
         self._fs.setxattr(ino, name, value, 0, _caller(ctx))
 
@@ -280,7 +294,7 @@ class Adapter(pyfuse3.Operations):
     async def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
         return self._fs.listxattr(ino, _caller(ctx))
 
-    @guarded
+    @changing
     async def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
         self._fs.removexattr(ino, name)
 

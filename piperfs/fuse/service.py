@@ -10,6 +10,7 @@ when they grow old: five seconds of work at most are at risk.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -50,6 +51,7 @@ class Surroundings:
     in_thread: Runner
     deadline_s: float = 30.0
     failure: Callable[[], StoreError | None] = lambda: None  # of the last commit
+    is_crowded: Callable[[], bool] = lambda: False  # a full disk may not take more at once
 
 
 class Service:
@@ -93,7 +95,17 @@ class Service:
         if absent:
             self._around.prefetch(absent)
 
-    # Writing
+    # Changing
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether whoever changes something must wait, since much waits for a disk nearly full."""
+        return self._around.is_crowded()
+
+    async def make_way(self) -> None:
+        """Bring what waits onto the disk. That it is full is told by writes and by fsync."""
+        with suppress(StoreError):
+            await self._around.commit()
 
     def needs_relief(self, ino: int) -> bool:
         """Whether a writer must wait, since too much of its work is in memory only.

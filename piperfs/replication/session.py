@@ -323,7 +323,7 @@ class Session:
             self._conduct.note_unproved(applied.unattested)
             for operation in part:
                 self._batches.note_shown(operation.replica, operation.seq)
-            await trio.lowlevel.checkpoint()
+            await self._local.committer.make_way()
         self._fetcher.receive(self, batch.chunks, ())
         if batch.upto:
             self._move_cursor(batch.upto)

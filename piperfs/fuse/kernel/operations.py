@@ -25,6 +25,11 @@ Later = Callable[[], Awaitable[Buffer]]
 Reply = Buffer | Later | None  # None: the kernel expects no answer
 Handler = Callable[[Request], Reply]
 
+CHANGING: Final = (
+    Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR,
+    Opcode.RENAME, Opcode.RENAME2, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE, Opcode.SETXATTR,
+    Opcode.REMOVEXATTR,
+)  # fmt: skip
 EMPTY: Final = b""
 O_ACCMODE: Final = 3
 SECOND_NS: Final = encoding.SECOND_NS
@@ -89,6 +94,7 @@ class Operations:
             Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
             Opcode.DESTROY: self.destroy,
         }
+        self.table |= {code: self._paced(self.table[code]) for code in CHANGING}
 
     # Names
 
@@ -331,6 +337,22 @@ class Operations:
         raise KernelError(errno.ENOTTY)
 
     # Shared
+
+    def _paced(self, handler: Handler) -> Handler:
+        """The same, but its reply waits while too much waits for a disk that is nearly full."""
+
+        def run(request: Request) -> Reply:
+            reply = handler(request)
+            if callable(reply) or reply is None or not self._service.is_crowded:
+                return reply
+
+            async def later() -> Buffer:
+                await self._service.make_way()
+                return reply
+
+            return later
+
+        return run
 
     def _relieved(self, ino: int, reply: Buffer) -> Reply:
         """The reply, at once unless the writer has to wait for its own work to be saved."""
