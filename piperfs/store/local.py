@@ -367,10 +367,12 @@ class LocalWriter:
         row = self._parts.tables.inode.get(inode)
         for link in row.hidden if row is not None else ():
             key = (Kind.LINK, link)
-            write = operation.writes.get(key)
+            write, heads = operation.writes.get(key), self._parts.records.heads(*key)
             if write is None or not write.is_birth or not isinstance(write.body, LinkBody):
                 continue
-            self._note_forgotten(self._parts.records.heads(*key), ())
+            if operations_of(heads):  # somebody else made the same name for a conflict copy
+                continue
+            self._note_forgotten(heads, ())
             self._parts.records.forget(*key)
             self._pending.drop(operation, [key])
             self._parts.index.refresh(inode, [link])

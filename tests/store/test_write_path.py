@@ -2,6 +2,7 @@
 
 import pytest
 
+from piperfs.core.ids import LinkId
 from piperfs.core.record import Kind
 from piperfs.store.change import (
     DeleteContent,
@@ -12,6 +13,7 @@ from piperfs.store.change import (
     SetAttributes,
     SetXattr,
 )
+from tests.store.test_index_equals_view import check
 from tests.support.stores import Node, TestClock, exchange, lmdb_engine
 
 
@@ -178,6 +180,23 @@ def test_hard_links_count_and_go_one_by_one(nodes):
     b.apply(KillLink(b.link_of(b.root, b"f")))
     exchange(a, b)
     assert a.tree() == b.tree() == {b"g": b"x"}
+
+
+def test_a_name_that_two_make_at_once_stays_known_when_the_file_is_deleted(nodes):
+    """The name of a conflict copy has the same id wherever somebody makes it."""
+    a, b = nodes
+    file = a.create(a.root, b"file", b"text")
+    exchange(a, b)
+    link = LinkId(b"same everywhere!")
+    for node in nodes:
+        node.apply(PutLink(link, node.root, b"copy", file))
+    a.store.apply_remote(b.operations(), a.clock())  # while what it did itself is unpublished
+    a.apply(DeleteContent(file))
+    exchange(a, b)
+    assert a.store._records.links(link) == b.store._records.links(link) != ()
+    assert a.tree() == b.tree()
+    check(a)
+    check(b)
 
 
 def test_a_reopened_store_has_everything_committed(tmp_path):
