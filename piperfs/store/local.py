@@ -125,7 +125,7 @@ class LocalWriter:
         """Apply the changes of one system call as one operation; `stamp` dates them earlier."""
         touched = {key for change in changes for key in self._touches(change)}
         fits = self._pending.fits(touched, 2 * len(changes))
-        if not fits or any(map(self._is_beside_pending, changes)):
+        if not fits or any(map(self._needs_a_number, changes)):
             self.publish(now_ns)
         for key in touched:
             self._parts.records.heads(*key)  # what is damaged is met before anything is changed
@@ -142,6 +142,13 @@ class LocalWriter:
             self._parts.index.refresh(inode, links)
         for change in changes:
             self._finish(operation, change)
+
+    def _needs_a_number(self, change: Change) -> bool:
+        """Whether the change is about a pending version, and cannot become part of it."""
+        if isinstance(change, SetAttributes) and change.mtime_ns is not None:
+            write = self._pending.write((Kind.CONTENT, change.inode))
+            return write is not None and not _takes_times(write.body)
+        return self._is_beside_pending(change)
 
     def _is_beside_pending(self, change: Change) -> bool:
         """Whether the change must not take the place of a pending version, not knowing it."""
@@ -270,8 +277,7 @@ class LocalWriter:
         key = (birth, change.inode)
         write = operation.writes.get(key)
         body = None if write is None else write.body
-        if write is not None and isinstance(body, ContentBody) and not body.directories:
-            # Not into what dates a change of directories, as links do.
+        if write is not None and body is not None and _takes_times(body):
             folded, change = bodies.fold(change, write.body, birth_is_open=write.is_birth)
             if folded is not write.body:
                 head = self._put(operation, key, hlc, folded, write.refs, known=())
@@ -437,6 +443,11 @@ class LocalWriter:
             seen = {link: number(vector) for link, vector in body.links_seen.items()}
             return replace(body, links_seen=seen)
         return body
+
+
+def _takes_times(body: Body) -> bool:
+    """Whether a time fits into a version: not if its own one dates a change of directories."""
+    return isinstance(body, ContentBody) and not body.directories
 
 
 def is_version(kind: Kind, head: AnyHead, by: ReplicaId, now_ns: int) -> bool:

@@ -199,6 +199,24 @@ def test_a_name_that_two_make_at_once_stays_known_when_the_file_is_deleted(nodes
     check(b)
 
 
+def test_a_time_set_on_a_version_that_replaced_another_holds_until_the_next(nodes):
+    a, b = nodes
+    file = a.create(a.root, b"file", b"text")
+    exchange(a, b)
+    a.apply(PutContent(file, a.version(b"new"), replaces=True))
+    a.apply(SetAttributes(file, mtime_ns=5))
+    exchange(a, b)
+    assert [node.store.inode(file).mtime_ns for node in nodes] == [5, 5]
+    a.apply(PutContent(file, a.version(b"newer"), replaces=True))
+    a.apply(SetAttributes(file, mtime_ns=6))
+    newest = a.version(b"newest")
+    a.apply(PutContent(file, newest))
+    exchange(a, b)
+    for node in nodes:
+        check(node)
+        assert node.store.inode(file).mtime_ns == newest.mtime_ns
+
+
 def test_a_reopened_store_has_everything_committed(tmp_path):
     a = Node("alpha", lmdb_engine(tmp_path))
     file = a.create(a.mkdir(a.root, b"d"), b"f", b"kept")
