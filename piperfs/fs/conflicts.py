@@ -68,25 +68,31 @@ def _name(store: Store, inode: InodeId, place: Place, head: ContentHead) -> tupl
     return name, Found(copy_inode(inode, loser), name, copy_of=inode, head=head)
 
 
-def superseded_unseen(store: Store, pin: Pin) -> list[ContentHead]:
-    """Live versions other than the one a session shows that its next write would supersede.
+def superseded(store: Store, pin: Pin) -> list[ContentHead]:
+    """Versions that a session's next write would supersede, whether it knows them or not.
 
-    Those are the losers it saw when it began, and versions based on this replica's own earlier
+    Those are the ones it saw when it began, and what is based on this replica's own earlier
     writes, which a version vector cannot leave out.
     """
-    if not pin.heads:
-        return []
-    shown = resolve.current_content(pin.heads)
     covered = join(head.vector for head in pin.heads)
     covered[store.replica] = PENDING_SEQ
-    known = {resolve.digest_of(shown), shown.body.base}
-    found = []
-    for head in store.contents(pin.inode):
-        digest = resolve.digest_of(head)
-        if head.body.alive and digest not in known and covers(covered, head.vector):
-            known.add(digest)
-            found.append(head)
-    return found
+    return [head for head in store.contents(pin.inode) if covers(covered, head.vector)]
+
+
+def needs_no_copy(pin: Pin, head: ContentHead) -> bool:
+    """Whether nothing is lost with a version: it is a deletion, or what the session shows."""
+    shown = resolve.current_content(pin.heads)
+    return not head.body.alive or resolve.digest_of(head) in (
+        resolve.digest_of(shown), shown.body.base,
+    )  # fmt: skip
+
+
+def superseded_unseen(store: Store, pin: Pin) -> list[ContentHead]:
+    """Of the versions that would be superseded those that need a copy, one of each content."""
+    if not pin.heads:
+        return []
+    lost = [head for head in superseded(store, pin) if not needs_no_copy(pin, head)]
+    return list({resolve.digest_of(head): head for head in reversed(lost)}.values())[::-1]
 
 
 def unseen(store: Store, pin: Pin | None) -> bool:
@@ -103,8 +109,15 @@ def before_superseding(store: Store, inode: InodeId, pin: Pin | None) -> list[Ch
     """What keeps the versions that the next write of `inode`, based on `pin`, would take along."""
     if pin is None:
         return materialise(store, inode)
+    if not pin.heads:
+        return []
     lost = superseded_unseen(store, pin)
-    pin.heads = (*pin.heads, *lost)
+    copied = {resolve.digest_of(head) for head in lost}
+    pin.heads += tuple(
+        head
+        for head in superseded(store, pin)
+        if needs_no_copy(pin, head) or resolve.digest_of(head) in copied
+    )
     return split_off(store, inode, lost)
 
 
