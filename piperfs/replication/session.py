@@ -314,6 +314,7 @@ class Session:
             self.standing.last_reason = verified.refusals[-1].reason
             pause = self._conduct.note_refused(verified.refusals)
         self._store.note_newest(map(shown_by, verified.void), self._local.clock.now_ns())
+        self._note_newest(verified.sealed)
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
             applied = self._store.apply_remote(part, self._local.clock.now_ns(), self.replica)

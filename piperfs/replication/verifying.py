@@ -38,12 +38,14 @@ class Refusal:
 class Verified:
     """What a batch came to; `refusals` tell why operations were refused.
 
-    `void` are those that their authors signed without the right to.
+    `void` are those that their authors signed without the right to; `sealed`, as signed, those
+    whose key is not here yet. Both show how far their authors have counted.
     """
 
     operations: list[Operation] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     void: list[Operation] = field(default_factory=list)
+    sealed: list[bytes] = field(default_factory=list)
 
 
 def unseal_of(local: Local) -> Unseal | None:
@@ -92,6 +94,7 @@ def _verify(
     try:
         operation = decode(raw, unseal)
     except NoKeyError as error:
+        verified.sealed.append(raw)
         return Refusal(str(error), None)
     except PeerError as error:
         return Refusal(str(error), Offence.RULE)

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 import trio
 
-from piperfs.core.identity import Identity, generate
+from piperfs.core.identity import Identity, PublicKeys, generate
 from piperfs.core.ids import FILE, EpochId, LinkId, ReplicaId, VolumeId, make_inode_id
 from piperfs.core.manifest import node_children
 from piperfs.core.membership_rules import Member, MembershipState
@@ -121,6 +121,10 @@ class Members:
 
     def records(self) -> dict[bytes, bytes]:
         return {}
+
+    def keys_of(self, replica: ReplicaId) -> PublicKeys | None:
+        member = self._state.members.get(replica)
+        return member.keys if member else None
 
     def __contains__(self, identity: object) -> bool:
         return True
