@@ -67,9 +67,8 @@ async def run(node: Node, cache_bytes: int | None) -> None:
 
 
 async def keep_up(node: Node) -> None:
-    """Keep room for deletions on a full disk, and the keys new."""
+    """Keep room for deletions on a full disk."""
     await trio.to_thread.run_sync(node.space.hold)
-    _renew_keys(node)
 
 
 async def count(node: Node) -> None:
@@ -116,10 +115,15 @@ def _trouble(data: Path, known: tuple[int, int]) -> str | None:
     return f"{data} lies on a disk that was made read-only" if read_only else None
 
 
-def _renew_keys(node: Node) -> None:
-    """Not at every chance, so that of several admins one is first and the others see it."""
-    if node.clock.entropy(1)[0] < RENEW_CHANCE and node.renew_keys():
-        log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
+async def renew_keys(node: Node) -> None:
+    """Make a new key, for ever, where an outsider knows the current one or a member does not.
+
+    Not at every chance, so that of several admins one is first and the others see it.
+    """
+    while True:
+        await trio.sleep(TICK_S)
+        if node.clock.entropy(1)[0] < RENEW_CHANCE and node.renew_keys():
+            log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
 
 
 async def collect(node: Node) -> None:

@@ -229,6 +229,7 @@ class Machine:
                     await nursery.start(replicator.run)
                     nursery.start_soon(self.service.run)
                     nursery.start_soon(upkeep.forget_wants, node)
+                    nursery.start_soon(upkeep.renew_keys, node)
                     task_status.started()
                     await stop.wait()
                     await self._save()

@@ -62,6 +62,8 @@ class Rights:
 
     def set_role(self, machine: Machine, number: int, role: Role) -> None:
         """An admin changes what a member may do."""
+        if machine is self._cluster.machines[0]:
+            return  # as above: it may just be removing whoever makes it a reader
         admin = self._admin(number, other_than=machine)
         if admin is None:
             return
