@@ -37,5 +37,6 @@ def release(local: Local) -> int:
         envelopes = [(raw, decode_envelope(raw)) for raw in due]
         verified = verify_operations(envelopes, store.volume, local.graph.state(), unseal_of(local))
         store.apply_remote(verified.operations, now)
+        store.chunks.doubt()  # others may have superseded them since
         log.info("operations.caught_up", count=len(due), refused=len(verified.refusals))
     return len(due)

@@ -49,6 +49,7 @@ class Collector:
         self._tables = tables
         self._chunks = chunks
         self._marked: set[ChunkId] = set()
+        self._past: set[ChunkId] = set()  # of those, what only earlier versions need
         self.kept: Counter[Reason] = Counter()  # chunks
         self.freed_chunks = 0
         self.freed_bytes = 0
@@ -73,6 +74,8 @@ class Collector:
             if chunk in self._marked:
                 continue
             self._marked.add(chunk)
+            if reason is Reason.SUPERSEDED:
+                self._past.add(chunk)
             self.kept[reason] += self._chunks.has(chunk)
             if height > 0 and (node := self._chunks.get(chunk)) is not None:
                 level, children = self._chunks.node_children(node)
@@ -143,4 +146,5 @@ class Collector:
                 if chunk not in self._marked and chunk not in noted:
                     self.freed_bytes += self._chunks.drop(chunk)
                     self.freed_chunks += 1
-        self._chunks.forget_wants(self._marked | noted.keys())
+        # What never came of an earlier version may be gone where it was made.
+        self._chunks.forget_wants((self._marked - self._past) | noted.keys())

@@ -126,7 +126,7 @@ class RemoteWriter:
         for lost, keep in released:
             lost_dot = dot_key(lost.replica, lost.seq)
             self._parts.log.release(lost.operation, lost_dot, now_ns, keep=keep)
-            if lost.refs and not keep:
+            if lost.refs:
                 self._chunks.doubt()
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)

@@ -209,8 +209,7 @@ class Store:
     def apply_local(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
         """Apply what one system call changes, atomically; it is durable after a commit.
 
-        `stamp`, from `tick`, dates the changes earlier than now: at the last write to a file that
-        is flushed later.
+        `stamp`, from `tick`, dates them earlier: at the last write to a file flushed later.
         """
         self._apply(changes, now_ns, stamp)
         self._forget_changes()
@@ -232,6 +231,7 @@ class Store:
         except HalfMadeError as error:
             self.fail(str(error))
             raise
+        self.chunks.doubt()
 
     def apply_remote(
         self, operations: Iterable[Operation], now_ns: int, sender: ReplicaId | None = None
