@@ -208,6 +208,8 @@ class Machine:
         """Start, run until `stop` or `crash`, and end as the daemon does."""
         self.boots += 1
         self.trace.note("boot", self.name, self.boots)
+        if self.engine.is_failed:
+            self.engine = self.engine.snapshot()  # the store is opened anew
         node = self.node = self._assemble()
         network = self._network = SimNetwork(
             self.fabric, self.address, is_later=self.identity.replica in skew.LATER
