@@ -401,6 +401,8 @@ class Index:
             if row is not None:
                 self._tables.inode.put(directory, replace(row, changed_ns=moment))
                 self.refresh(directory)
+            else:
+                self.touch(directory, moment)  # something may yet hang in it again
 
     def found(self, founded_ns: int) -> None:
         """The volume was made then, and so was its root."""

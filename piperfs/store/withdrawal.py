@@ -26,6 +26,7 @@ from piperfs.store.rows import XattrsRow
 END: Final = b"\xff" * 41
 
 _pack = msgspec.msgpack.Encoder().encode
+_Stale = tuple[RecordKey, tuple[AnyHead, ...]]  # a record that lost heads, with all it had
 
 
 @dataclass(slots=True)
@@ -53,9 +54,11 @@ class Withdrawal:
         if not plan.void:
             return 0
         revived = sorted(self._superseded(plan, until, unseal), key=lambda op: (op.seq, op.id))
-        self._drop(plan)
+        stale = self._drop(plan)
         for operation in revived:
             self._remote.reapply(operation, now_ns)
+        if not self._remote.is_blind:
+            self._parts.index.recompute_moments(_directories(stale))
         return len(plan.void)
 
     def _envelopes(self) -> Iterator[bytes]:
@@ -104,8 +107,8 @@ class Withdrawal:
         if raw is not None and self._forks.stops(dot):
             self._forks.hold(dot, operation, raw)
 
-    def _drop(self, plan: _Plan) -> None:
-        stale: list[tuple[RecordKey, tuple[AnyHead, ...]]] = []
+    def _drop(self, plan: _Plan) -> list[_Stale]:
+        stale: list[_Stale] = []
         for key in plan.records:
             before = self._parts.records.heads(*key)
             kept = tuple(head for head in before if head.operation not in plan.void)
@@ -119,7 +122,7 @@ class Withdrawal:
         if not self._remote.is_blind:
             for record, before in stale:
                 self._refresh(record, before)
-            self._parts.index.recompute_moments(_directories(stale))
+        return stale
 
     def _refresh(self, key: RecordKey, before: tuple[AnyHead, ...]) -> None:
         index, (kind, name) = self._parts.index, key
@@ -147,10 +150,10 @@ class Withdrawal:
         self._parts.index.refresh(inode)
 
 
-def _directories(stale: Iterable[tuple[RecordKey, tuple[AnyHead, ...]]]) -> set[InodeId]:
-    """Those whose times may come from a head that went."""
+def _directories(stale: Iterable[_Stale]) -> set[InodeId]:
+    """Those whose times may come from a head that went, or that are not known any more."""
     found = set(newest_moments(head for _, before in stale for head in before))
-    keys = (InodeId(key) for (kind, key), _ in stale if kind is Kind.ATTRIBUTES)
+    keys = (InodeId(key) for (kind, key), _ in stale if kind in (Kind.ATTRIBUTES, Kind.LINK))
     return found | {key for key in keys if is_directory(key)}
 
 
