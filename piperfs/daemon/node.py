@@ -20,7 +20,7 @@ from piperfs.core.limits import MIB, SEQ_AHEAD_MAX
 from piperfs.core.manifest import node_children
 from piperfs.core.membership import MembershipGraph, graph_of, parents_first
 from piperfs.core.membership_records import RecordId, Remove, Role, SetRole, Statement, record_id
-from piperfs.core.membership_rules import WRITING_ROLES, Member, MembershipState
+from piperfs.core.membership_rules import WRITING_ROLES, Member
 from piperfs.core.membership_votes import Proposal
 from piperfs.core.sealing import Keyring
 from piperfs.daemon import forks
@@ -127,20 +127,19 @@ class Node:
 
     def add_records(self, raws: Iterable[bytes]) -> int:
         """Take in membership records of a peer; returns how many were new. Raises PeerError."""
-        before = self.graph.state()
         added: list[RecordId] = []
         try:
             for raw in raws:
                 added += self.graph.add(raw)
         finally:
             if added:
-                self._keep(added, before)
+                self._keep(added)
         return len(added)
 
-    def _keep(self, added: Iterable[RecordId], before: MembershipState) -> None:
+    def _keep(self, added: Iterable[RecordId]) -> None:
         for record in added:
             self.store.put_member_record(record, self.graph.raw(record))
-        self._members_changed(before)
+        self._members_changed()
 
     def author(self, statement: Statement) -> bytes:
         """Sign a statement about members. Raises UserError without the right to."""
@@ -156,9 +155,8 @@ class Node:
 
     def sign_record(self, statement: Statement) -> bytes:
         """Sign a record of any kind."""
-        before = self.graph.state()
         raw = self.graph.author(self.identity, self.clock.now_ns(), statement)
-        self._keep([record_id(raw)], before)
+        self._keep([record_id(raw)])
         return raw
 
     def check_invite(self, role: Role) -> None:
@@ -261,11 +259,11 @@ class Node:
         """Whether what this replica writes counts anywhere."""
         return self.role in WRITING_ROLES
 
-    def _members_changed(self, before: MembershipState) -> None:
+    def _members_changed(self) -> None:
         after = self.graph.state()
         use_keys(self.keyring, self.graph, self.identity)
         forks.enforce(self)
-        self._withdraw(before, after)
+        forks.withdraw(self)
         forks.release(self)
         forks.note_early(self)
         if self.store.ahead.drop(after.may_write):
@@ -281,21 +279,6 @@ class Node:
         """Take in a proof that a member signed twice. Raises PeerError if it proves nothing."""
         if forks.note(self, fork):
             self._tell()
-
-    def _withdraw(self, before: MembershipState, after: MembershipState) -> None:
-        """Take out what others wrote without the right to, as it turns out only now."""
-        until: dict[ReplicaId, int] = {}
-        for replica, member in before.members.items():
-            now = after.member(replica)
-            limit = now.counts_until if now is not None else 0
-            if replica == self.store.replica or limit >= member.counts_until:
-                continue
-            if self.store.highest_seq_of(replica) > limit:
-                until[replica] = limit
-        if until:
-            count = forks.withdraw(self)
-            names = [self.name_of(replica) for replica in until]
-            log.warning("operations.withdrawn", count=count, authors=names)
 
     def on_members(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a membership record or a proof of a fork is new."""

@@ -104,7 +104,7 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         nursery.start_soon(footprint.run, node.state.store)
         nursery.start_soon(upkeep.watch, node)
         nursery.start_soon(upkeep.forget_wants, node)
-        nursery.start_soon(upkeep.renew_keys, node)
+        nursery.start_soon(upkeep.tend_members, node)
         nursery.start_soon(scrubbing.run, node)
         nursery.start_soon(lifecycle.feed_watchdog, starter)
         if job.options.metrics_port is not None:

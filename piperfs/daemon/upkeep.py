@@ -14,10 +14,10 @@ from typing import Final
 
 import trio
 
-from piperfs.core.errors import ExitCode, UserError
+from piperfs.core.errors import ExitCode, StoreError, UserError
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import CHUNK_BYTES_AVERAGE
-from piperfs.daemon import census
+from piperfs.daemon import census, forks
 from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Metrics
@@ -115,11 +115,16 @@ def _trouble(data: Path, known: tuple[int, int]) -> str | None:
     return f"{data} lies on a disk that was made read-only" if read_only else None
 
 
-async def renew_keys(node: Node) -> None:
+async def tend_members(node: Node) -> None:
     """Make a new key, for ever, where an outsider knows the current one or a member does not.
 
-    Not at every chance, so that of several admins one is first and the others see it.
+    Not at every chance, so that of several admins one is first and the others see it. Before that,
+    take out what did not go when its author was removed, because of damage that is repaired now.
     """
+    try:
+        forks.withdraw(node)
+    except StoreError as error:
+        log.warning("operations.not_withdrawn", error=str(error))
     while True:
         await trio.sleep(TICK_S)
         if node.clock.entropy(1)[0] < RENEW_CHANCE and node.renew_keys():

@@ -128,6 +128,11 @@ class OperationLog:
         found = self._tables.dot.get(dot)
         return None if found is None else OperationId(found)
 
+    def has_beyond(self, author: ReplicaId, seq: int) -> bool:
+        """Whether a live operation of an author has a greater number."""
+        later = self._tables.dot.keys(dot_key(author, seq + 1), after(author))
+        return next(iter(later), None) is not None
+
     def signed(self, operation: OperationId) -> bytes | None:
         """A live operation, durable or not; our own newest ones are not signed yet."""
         row = self._tables.operation.get(operation)

@@ -231,7 +231,7 @@ class Machine:
                     await nursery.start(replicator.run)
                     nursery.start_soon(self.service.run)
                     nursery.start_soon(upkeep.forget_wants, node)
-                    nursery.start_soon(upkeep.renew_keys, node)
+                    nursery.start_soon(upkeep.tend_members, node)
                     task_status.started()
                     await stop.wait()
                     await self._save()
