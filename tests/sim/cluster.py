@@ -56,10 +56,10 @@ class Outcome(msgspec.Struct):
 
 
 class Backup(msgspec.Struct):
-    """A copy of a disk, and how many tokens there were."""
+    """A copy of a disk, and the tokens that were promised to be on it."""
 
     engine: MemoryEngine
-    last_token: int
+    kept: frozenset[int]
     is_damaged: bool
 
 
@@ -163,21 +163,21 @@ class Cluster:
     # What faults do
 
     def back_up(self, machine: Machine) -> Backup:
-        return Backup(machine.engine.snapshot(), self.ledger.last, machine.is_damaged)
+        return Backup(machine.engine.snapshot(), self.ledger.acknowledged, machine.is_damaged)
 
     def restore(self, machine: Machine, backup: Backup) -> None:
         machine.crash(silently=False)
         machine.engine, machine.is_damaged = backup.engine, backup.is_damaged
-        self.excuse_unseen(machine, backup.last_token)
+        self.excuse_unseen(machine, backup.kept)
         self.chunks_may_be_lost = True
         self.trace.sometimes("a computer was set back to an old copy")
 
-    def excuse_unseen(self, machine: Machine, last_token: int) -> None:
-        """What one computer wrote since then, and no other one shows, may be lost."""
+    def excuse_unseen(self, machine: Machine, kept: frozenset[int] = frozenset()) -> None:
+        """What one computer wrote beside that, and no other one shows, may be lost."""
         elsewhere = self._visible_elsewhere(machine)
         lost = [
             token for token, written in self.ledger.written.items()
-            if written.machine == machine.name and token > last_token
+            if written.machine == machine.name and token not in kept
             and token not in elsewhere
         ]  # fmt: skip
         self.ledger.excuse(lost)

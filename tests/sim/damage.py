@@ -67,6 +67,6 @@ def repair(cluster: "Cluster", machine: Machine) -> None:
         assert not left, f"a repaired store has findings: {left}"
         machine.engine = fresh
         if salvage.lost_operations or salvage.lost_values:
-            cluster.excuse_unseen(machine, 0)
+            cluster.excuse_unseen(machine)
         cluster.trace.sometimes("a damaged store was repaired")
     machine.is_damaged = False

@@ -38,9 +38,9 @@ class Ledger:
     _next: int = 0
 
     @property
-    def last(self) -> int:
-        """The newest token."""
-        return self._next
+    def acknowledged(self) -> frozenset[int]:
+        """All tokens that were promised to survive."""
+        return frozenset(token for token, written in self.written.items() if written.acked)
 
     def new(self, machine: str, boot: int) -> int:
         self._next += 1
