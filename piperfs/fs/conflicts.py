@@ -29,15 +29,27 @@ def materialise(store: Store, inode: InodeId) -> list[Change]:
     directory = row.links[0].parent
     for name, found in sorted(store.conflict_entries(directory).items()):
         if found.copy_of == inode:
-            changes += _as_file(found, directory, name)
+            changes += _as_file(store, found, directory, name)
     return changes
 
 
-def _as_file(found: Found, directory: InodeId, name: bytes) -> Iterable[Change]:
+def _as_file(store: Store, found: Found, directory: InodeId, name: bytes) -> Iterable[Change]:
+    """Make a version a file, with what was shown, under its id.
+
+    Somebody may have done so and written on, of which only the latter has come as yet. Nobody here
+    has seen it under this name, so it becomes another copy.
+    """
     assert found.head is not None
+    shown = resolve.digest_of(found.head)
+    link = copy_link(found.inode)
+    for head in store.contents(found.inode):
+        if head.body.alive and resolve.digest_of(head) != shown:
+            place = Place(link, directory, name, head.hlc, head.replica)
+            later, file = _name(store, found.inode, place, head)
+            yield from _as_file(store, file, directory, later)
     body = replace(found.head.body, base=b"", directories=(), links_seen={})
     if directory != ORPHANS:  # where files hang without any link
-        yield PutLink(copy_link(found.inode), directory, name, found.inode)
+        yield PutLink(link, directory, name, found.inode)
     yield PutContent(found.inode, body, found.head.refs)
 
 
@@ -56,7 +68,7 @@ def split_off(store: Store, inode: InodeId, heads: Iterable[ContentHead]) -> lis
     for head in heads:
         digest = resolve.digest_of(head)
         name, found = shown.get(digest) or _name(store, inode, place, head)
-        changes += _as_file(found, place.parent, name)
+        changes += _as_file(store, found, place.parent, name)
     return changes
 
 
