@@ -58,7 +58,15 @@ class Rights:
         if member is not None and not member.removed and self._try(node.remove_member, member):
             self._removed += len(alike)
             self._note(admin, machine)
+            self._note_chunks(alike)
             self._cluster.trace.sometimes("a member was removed")
+
+    def _note_chunks(self, gone: list[Machine]) -> None:
+        """What only those have who are removed will not be had from them any more."""
+        others = [m.engine for m in self._cluster.machines if m not in gone]
+        chunks = {key for m in gone for key in m.engine.keys("chunk", b"", b"\xff" * 33)}
+        if not all(any(engine.has("chunk", key) for engine in others) for key in chunks):
+            self._cluster.chunks_may_be_lost = True
 
     def set_role(self, machine: Machine, number: int, role: Role) -> None:
         """An admin changes what a member may do."""
