@@ -135,7 +135,7 @@ async def collect(node: Node) -> None:
     """Remove chunks that nothing needs any more, unless somebody who asked for it is at it."""
     if node.store.chunks.is_collecting:
         return
-    collector = Collector(node.store.tables, node.store.chunks)
+    collector = Collector(node.store)
     in_use = node.filesystem.in_use() if node.filesystem is not None else []
     for _ in collector.steps(node.clock.now_ns(), in_use):
         await trio.lowlevel.checkpoint()

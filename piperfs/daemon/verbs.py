@@ -221,7 +221,7 @@ class Verbs:
         if store.chunks.is_collecting:
             raise UserError("a collection is under way already; ask again when it is done")
         await progress.report("looking for what nothing needs")
-        collector = Collector(store.tables, store.chunks)
+        collector = Collector(store)
         in_use = self._node.filesystem.in_use() if self._node.filesystem is not None else ()
         for _ in collector.steps(self._node.clock.now_ns(), in_use):
             await trio.lowlevel.checkpoint()

@@ -15,8 +15,7 @@ from typing import Final
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import decode_header
 from piperfs.core.record import ContentHead, Kind
-from piperfs.store.chunks import ChunkStore
-from piperfs.store.schema import Tables
+from piperfs.store.store import Store
 
 DAY_NS: Final = 86_400 * 1_000_000_000
 RETENTION_NS: Final = 30 * DAY_NS
@@ -45,9 +44,10 @@ class Reason(enum.Enum):
 class Collector:
     """One collection: run `steps` to its end, a step at a time."""
 
-    def __init__(self, tables: Tables, chunks: ChunkStore) -> None:
-        self._tables = tables
-        self._chunks = chunks
+    def __init__(self, store: Store) -> None:
+        self._tables = store.tables
+        self._chunks = store.chunks
+        self._records = store.records
         self._marked: set[ChunkId] = set()
         self._past: set[ChunkId] = set()  # of those, what only earlier versions need
         self.kept: Counter[Reason] = Counter()  # chunks
@@ -55,11 +55,17 @@ class Collector:
         self.freed_bytes = 0
 
     def steps(self, now_ns: int, in_use: Iterable[tuple[ChunkId, int]]) -> Iterator[None]:
-        """Mark, then sweep. `in_use` are chunk ids and heights that open files refer to."""
+        """Mark, then sweep. `in_use` are chunk ids and heights that open files refer to.
+
+        What was written last is in no table before it is published, and may be on the disk when the
+        sweep comes by.
+        """
         noted = self._chunks.begin_noting()
         try:
             for chunk, height in in_use:
                 self._mark(chunk, height, Reason.OPEN)
+            for chunk, height in list(self._records.unpublished_refs()):
+                self._mark(chunk, height, Reason.CURRENT)
             yield from self._mark_live(now_ns)
             yield from self._mark_ahead()
             yield from self._mark_history(now_ns)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import cast
 
-from piperfs.core.ids import OperationId
+from piperfs.core.ids import ChunkId, OperationId
 from piperfs.core.record import (
     PENDING,
     AnyHead,
@@ -37,6 +37,12 @@ class Records:
         yield from pending
         stored = self._tables.records[kind].scan(b"", b"\xff" * 17)
         yield from (key for key, _ in stored if key not in pending)
+
+    def unpublished_refs(self) -> Iterator[tuple[ChunkId, int]]:
+        """Chunks that records in memory refer to, with their heights."""
+        for (kind, _), heads in self._pending.items():
+            for head in cast(tuple[ContentHead, ...], heads) if kind is Kind.CONTENT else ():
+                yield from ((chunk, head.body.height) for chunk in head.refs)
 
     def links(self, key: bytes) -> tuple[LinkHead, ...]:
         return cast(tuple[LinkHead, ...], self.heads(Kind.LINK, key))

@@ -75,15 +75,15 @@ class Store:
         )
         self._check_owner(identity)
         self.store_id = self._own_id(entropy)
-        self._records = Records(self.tables)
+        self.records = Records(self.tables)
         clock = HybridClock(int.from_bytes(self.tables.meta.get(b"hlc") or b"", "big"))
         self.log = OperationLog(self.tables)
         self.chunks = ChunkStore(self.tables, node_children, self._cells.content_hash)
-        index = Index(self.tables, self._cells, self.root, self._records)
-        self._directories = Directories(self.tables, index, self.root, self._records)
+        index = Index(self.tables, self._cells, self.root, self.records)
+        self._directories = Directories(self.tables, index, self.root, self.records)
         self.authors = Authors(self.tables)
         self.offences = Offences(self.tables)
-        parts = Parts(self.tables, self._records, index, self.log, self.authors, clock)
+        parts = Parts(self.tables, self.records, index, self.log, self.authors, clock)
         self._parts = parts
         self._local = LocalWriter(self.replica, parts, identity.sealing)
         writer = BlindWriter if is_blind else RemoteWriter
@@ -123,10 +123,10 @@ class Store:
         return self.tables.inode.get(inode)
 
     def heads(self, kind: Kind, key: bytes) -> tuple[AnyHead, ...]:
-        return self._records.heads(kind, key)
+        return self.records.heads(kind, key)
 
     def contents(self, inode: InodeId) -> tuple[ContentHead, ...]:
-        return self._records.contents(inode)
+        return self.records.contents(inode)
 
     def lookup(self, directory: InodeId, name: bytes) -> Found | None:
         return self._directories.lookup(directory, name)

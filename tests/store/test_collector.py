@@ -25,7 +25,7 @@ def save(node, file, data):
 
 
 def collect(node, in_use=()):
-    collector = Collector(node.store.tables, node.store.chunks)
+    collector = Collector(node.store)
     list(collector.steps(node.clock(), in_use))
     node.commit()
     return collector
@@ -76,11 +76,25 @@ def test_a_chunk_referenced_while_collecting_stays(node):
     node.store.chunks.put(loose, b"loose")
     node.store.chunks.remember_digest(b"digest" * 5 + b"!!", loose)
     node.commit()
-    steps = Collector(node.store.tables, node.store.chunks).steps(node.clock(), ())
+    steps = Collector(node.store).steps(node.clock(), ())
     next(steps)
     assert node.store.chunks.known_digest(b"digest" * 5 + b"!!") == loose
     list(steps)
     assert node.store.chunks.has(loose)
+
+
+def test_a_write_that_is_published_while_collecting_keeps_its_chunk(node):
+    file = node.create(node.root, b"f")
+    node.commit()
+    chunk = ChunkId(blake3(b"new").digest())
+    node.store.chunks.put(chunk, b"new")
+    body = ContentBody(True, 3, node.clock(), node.birth(), lengths=(3,))
+    node.apply(PutContent(file, body, (chunk,)))
+    steps = Collector(node.store).steps(node.clock(), ())
+    next(steps)
+    node.commit()
+    list(steps)
+    assert node.store.chunks.has(chunk)
 
 
 def test_commits_go_on_between_the_steps_and_wants_that_nothing_needs_end(node):
@@ -90,7 +104,7 @@ def test_commits_go_on_between_the_steps_and_wants_that_nothing_needs_end(node):
     current = save(node, file, b"current")
     absent = ChunkId(b"gone" * 8)
     node.store.chunks.want(absent, 0)
-    collector = Collector(node.store.tables, node.store.chunks)
+    collector = Collector(node.store)
     for number, _ in enumerate(collector.steps(node.clock(), ())):
         node.create(node.root, b"g%d" % number)
         node.commit()

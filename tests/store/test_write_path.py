@@ -193,7 +193,7 @@ def test_a_name_that_two_make_at_once_stays_known_when_the_file_is_deleted(nodes
     a.store.apply_remote(b.operations(), a.clock())  # while what it did itself is unpublished
     a.apply(DeleteContent(file))
     exchange(a, b)
-    assert a.store._records.links(link) == b.store._records.links(link) != ()
+    assert a.store.records.links(link) == b.store.records.links(link) != ()
     assert a.tree() == b.tree()
     check(a)
     check(b)

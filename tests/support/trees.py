@@ -25,7 +25,7 @@ def records_of(store: Store) -> Records:
                     _decoded[mark] = table.get_durable(key)
                 found[kind, key] = _decoded[mark]
         found.update(((kind, key), heads) for key, heads in table._active.items() if heads)
-    found.update(store._records._pending)
+    found.update(store.records._pending)
     return found
 
 
