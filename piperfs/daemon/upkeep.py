@@ -80,8 +80,8 @@ async def count(node: Node) -> None:
 
 async def make_room(node: Node, *, limit_bytes: int) -> None:
     """Let go of content that others hold, where only some is to be kept."""
-    eviction = Eviction(node.store.tables, node.store.chunks, limit_bytes)
-    if not eviction.is_due or node.replicator is None:
+    eviction = Eviction(node.store, limit_bytes)
+    if not eviction.is_due or node.replicator is None or node.store.chunks.is_collecting:
         return
     in_use = node.filesystem.in_use() if node.filesystem is not None else []
     holders = node.replicator.holders

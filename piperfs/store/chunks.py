@@ -192,14 +192,13 @@ class ChunkStore:
 
     @property
     def is_collecting(self) -> bool:
-        """Whether a collection is under way; there can be one at a time."""
+        """Whether a collection, or an eviction, is under way; there can be one at a time."""
         return self._noted is not None
 
     def begin_noting(self) -> dict[ChunkId, int]:
         """From now on remember which chunks become referenced; see `collector.py`."""
         assert self._noted is None, "one collection at a time"
         self._noted = {}
-        self.is_doubtful = False
         return self._noted
 
     def end_noting(self) -> None:

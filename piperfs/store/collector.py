@@ -61,6 +61,7 @@ class Collector:
         sweep comes by.
         """
         noted = self._chunks.begin_noting()
+        self._chunks.is_doubtful = False
         try:
             for chunk, height in in_use:
                 self._mark(chunk, height, Reason.OPEN)

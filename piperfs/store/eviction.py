@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from piperfs.core.ids import ChunkId
-from piperfs.store.chunks import ChunkStore
-from piperfs.store.schema import Tables
+from piperfs.store.store import Store
 
 STEP_CHUNKS: Final = 64
 FILL: Final = 0.9  # of the limit, after making room
@@ -20,9 +19,10 @@ END: Final = b"\xff" * 33
 class Eviction:
     """Keeps the chunks of a store below a number of bytes."""
 
-    def __init__(self, tables: Tables, chunks: ChunkStore, limit_bytes: int) -> None:
-        self._tables = tables
-        self._chunks = chunks
+    def __init__(self, store: Store, limit_bytes: int) -> None:
+        self._tables = store.tables
+        self._chunks = store.chunks
+        self._records = store.records
         self._limit = limit_bytes
         self.evicted: set[ChunkId] = set()
         self.evicted_bytes = 0
@@ -32,16 +32,24 @@ class Eviction:
         return self._chunks.bytes_held() > self._limit
 
     def steps(self, in_use: Iterable[ChunkId], allowed: Callable[[], bool]) -> Iterator[None]:
-        """Make room, a step at a time; ends early when it is no longer `allowed`."""
-        spared = set(in_use)
+        """Make room, a step at a time; ends early when it is no longer `allowed`.
+
+        Nobody else can have what no published version refers to: chunks of open files, of what is
+        not published yet, and what comes meanwhile.
+        """
+        spared = {*in_use, *(chunk for chunk, _ in self._records.unpublished_refs())}
+        noted = self._chunks.begin_noting()
         excess = self._chunks.bytes_held() - int(self._limit * FILL)
-        for chunks in self._candidates():
-            for chunk in chunks:
-                if excess <= 0 or not allowed():
-                    return
-                if chunk not in spared:
-                    excess -= self._evict(chunk)
-            yield
+        try:
+            for chunks in self._candidates():
+                for chunk in chunks:
+                    if excess <= 0 or not allowed():
+                        return
+                    if chunk not in spared and chunk not in noted:
+                        excess -= self._evict(chunk)
+                yield
+        finally:
+            self._chunks.end_noting()
 
     def _candidates(self) -> Iterator[list[ChunkId]]:
         """Chunks that nobody used for long, then the others, the longest unused first."""

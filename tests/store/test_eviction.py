@@ -33,7 +33,7 @@ def fill(node, count):
 
 
 def evict(node, limit, in_use=(), allowed=lambda: True):
-    eviction = Eviction(node.store.tables, node.store.chunks, limit)
+    eviction = Eviction(node.store, limit)
     for _ in eviction.steps(in_use, allowed):
         node.commit()  # as a daemon does between two steps
     node.commit()
@@ -56,6 +56,20 @@ def test_what_open_files_need_stays(node):
     chunks = fill(node, 20)
     evict(node, 0, in_use=chunks[:3])
     assert [chunk for chunk in chunks if node.store.chunks.has(chunk)] == chunks[:3]
+
+
+def test_what_comes_meanwhile_or_is_not_published_yet_stays(node):
+    chunks = fill(node, 100)
+    data = b"n" * KIB
+    spilled, written = ChunkId(blake3(data).digest()), chunks[0]
+    body = ContentBody(True, 10 * KIB, node.clock(), node.birth(), lengths=(10 * KIB,))
+    node.apply(PutContent(node.create(node.root, b"again"), body, (written,)))
+    steps = Eviction(node.store, 0).steps((), lambda: True)
+    next(steps)
+    node.store.chunks.put(spilled, data)
+    node.commit()
+    list(steps)
+    assert [c for c in (*chunks, spilled) if node.store.chunks.has(c)] == [written, spilled]
 
 
 def test_nothing_goes_while_nobody_else_holds_it(node):
