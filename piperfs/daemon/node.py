@@ -84,8 +84,9 @@ class Node:
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.committer = Committer(self.store, self.clock, lambda: self.space().available)
-        self.space.reusable = self.store.bytes_free
+        self.committer = Committer(self.store, self.clock, lambda: self.space().available_for(0))
+        self.space.reusable = self.store.engine.bytes_free
+        self.space.rows = self.store.engine.free_rows
         self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake
         forks.enforce(self)

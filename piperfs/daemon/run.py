@@ -21,6 +21,7 @@ from piperfs.daemon.node import ADDRESSES, Node, open_node
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import Options
 from piperfs.daemon.report import samples
+from piperfs.daemon.sparing import Sparing
 from piperfs.daemon.verbs import Verbs
 from piperfs.fs.files import Clock as FileClock
 from piperfs.fs.filesystem import Filesystem, World
@@ -96,8 +97,11 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         metrics.add(node.pairing.samples)
         await nursery.start(replicator.run)
         node.store.tables.meta.put(ADDRESSES, " ".join(replicator.reachable).encode())
+        sparing = Sparing(node)
+        nursery.start_soon(sparing.run)
         if job.mountpoint is not None:
-            await nursery.start(_mounted, node, job, job.mountpoint, stop)
+            around = _surroundings(node, sparing, job.options.deadline_s)
+            await nursery.start(_mounted, node, job, job.mountpoint, around, stop)
         findable = Findable(job.state, Verbs(node, metrics).table())
         await nursery.start(findable.run)
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
@@ -164,7 +168,7 @@ def _filesystem(node: Node, idmap: IdMap) -> Filesystem:
     return node.filesystem
 
 
-def _surroundings(node: Node, deadline_s: float) -> Surroundings:
+def _surroundings(node: Node, sparing: Sparing, deadline_s: float) -> Surroundings:
     """What the mount needs of the rest of the daemon."""
     assert node.replicator is not None
     return Surroundings(
@@ -176,7 +180,8 @@ def _surroundings(node: Node, deadline_s: float) -> Surroundings:
         node.clock.in_thread,
         deadline_s,
         lambda: node.committer.failure,
-        lambda: node.committer.is_crowded,
+        sparing.is_crowded,
+        sparing.find_room,
     )
 
 
@@ -184,6 +189,7 @@ async def _mounted(
     node: Node,
     job: Job,
     mountpoint: Path,
+    around: Surroundings,
     stop: trio.Event,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -198,7 +204,7 @@ async def _mounted(
         )
     node.mountpoint = str(mountpoint)
     filesystem = _filesystem(node, options.idmap)
-    service = Service(filesystem, _surroundings(node, options.deadline_s))
+    service = Service(filesystem, around)
     node.flush = service.sync
     read_only = options.read_only or not node.may_write
     where = mount.MountPoint(

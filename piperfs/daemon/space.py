@@ -7,12 +7,13 @@ on writers are refused until there is room to hold it again.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from piperfs.core.limits import MIB
-from piperfs.fs.filesystem import Space
+from piperfs.fs.space import Space
 
 AGE_S: Final = 0.5
 RESERVE_BYTES_MAX: Final = 64 * MIB
@@ -26,7 +27,8 @@ RESERVE_FILE: Final = "reserve"
 class DiskSpace:
     """Answers `Space` for a directory; call it. `reusable` tells the free bytes inside the store.
 
-    Only half of those count: large values need places in a row.
+    Only half of those count, since large values need pages in a row. Where little else is free,
+    writers are let in for what fits into the `rows` of free pages, which take longer to find.
     """
 
     def __init__(self, directory: Path, monotonic: Callable[[], float]) -> None:
@@ -34,6 +36,7 @@ class DiskSpace:
         self._reserve = directory / RESERVE_FILE
         self._monotonic = monotonic
         self.reusable: Callable[[], int] = lambda: 0
+        self.rows: Callable[[], Counter[int]] = Counter
         self._reusable = 0
         self._asked = float("-inf")
         self._last = Space(0, 0, 0)
@@ -47,9 +50,12 @@ class DiskSpace:
     def _ask(self) -> Space:
         facts = os.statvfs(self._directory)
         total, free = facts.f_blocks * facts.f_frsize, facts.f_bfree * facts.f_frsize
+        outside = facts.f_bavail * facts.f_frsize
         self._reusable = self.reusable() // 2
-        lacking = _reserve_bytes(total) - self._held()
-        return Space(total, free + self._reusable, self._room() - max(0, lacking))
+        left = outside - max(0, _reserve_bytes(total) - self._held())
+        if outside < NEARLY_FULL_BYTES:
+            return Space(total, free + self._reusable, left, self.rows())
+        return Space(total, free + self._reusable, left + self._reusable)
 
     def _available(self) -> int:
         facts = os.statvfs(self._directory)
@@ -63,6 +69,11 @@ class DiskSpace:
             return self._reserve.stat().st_blocks * 512
         except OSError:
             return 0
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether writers will soon be refused, or are."""
+        return self().available < _reserve_bytes(self._last.total)
 
     def claim(self, count: int) -> bool:
         """Whether a commit of so many bytes finds room, the reserve included. For any thread."""

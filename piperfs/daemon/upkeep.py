@@ -21,7 +21,7 @@ from piperfs.daemon import census, forks
 from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Metrics
-from piperfs.store.collector import Collector
+from piperfs.store.collector import RETENTION, Collector, Retention
 from piperfs.store.engine import DATA_FILE
 from piperfs.store.eviction import Eviction
 
@@ -30,7 +30,7 @@ TICK_S: Final = 10
 WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
 FORGET_EVERY_S: Final = 30
-FORGET_SHARE: Final = 50  # and never more than a fiftieth of the time
+REST_SHARE: Final = 50  # of what a walk over the store took, before the next one
 CENSUS_FIRST_S: Final = 60
 CENSUS_EVERY_S: Final = 24 * 3600
 USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
@@ -44,7 +44,7 @@ class Job:
     """Something that is done every so often."""
 
     every_s: float
-    run: Callable[[Node], Awaitable[None]]
+    run: Callable[[Node], Awaitable[object]]
     next_s: float = 0
 
 
@@ -131,18 +131,22 @@ async def tend_members(node: Node) -> None:
             log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
 
 
-async def collect(node: Node) -> None:
-    """Remove chunks that nothing needs any more, unless somebody who asked for it is at it."""
+async def collect(node: Node, retention: Retention = RETENTION) -> int:
+    """Remove chunks that nothing needs any more, unless somebody who asked for it is at it.
+
+    Returns how many bytes went.
+    """
     if node.store.chunks.is_collecting:
-        return
-    collector = Collector(node.store)
+        return 0
+    collector = Collector(node.store, retention)
     in_use = node.filesystem.in_use() if node.filesystem is not None else []
     for _ in collector.steps(node.clock.now_ns(), in_use):
-        await trio.lowlevel.checkpoint()
-    node.store.on_dirty()
+        node.store.on_dirty()
+        await node.committer.make_way()
     if node.replicator is not None and not node.store.chunks.want_count:
         node.replicator.content_arrived()
     log.info("chunks.collected", chunks=collector.freed_chunks, bytes=collector.freed_bytes)
+    return collector.freed_bytes
 
 
 async def forget_wants(node: Node) -> None:
@@ -158,7 +162,7 @@ async def forget_wants(node: Node) -> None:
         if is_stuck and node.store.chunks.is_doubtful:
             await collect(node)
         took = trio.current_time() - begun
-        await trio.sleep(max(FORGET_EVERY_S, FORGET_SHARE * took))
+        await trio.sleep(max(FORGET_EVERY_S, REST_SHARE * took))
 
 
 async def serve_metrics(

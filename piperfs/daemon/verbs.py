@@ -19,7 +19,7 @@ from piperfs.core.ticket import Ticket, format_ticket, make_invite
 from piperfs.daemon import pairing, repairing, report, versions
 from piperfs.daemon.node import ADDRESSES, Node
 from piperfs.obs.metrics import Metrics
-from piperfs.store.collector import DAY_NS, RETENTION_NS, VERSIONS_MIN, Collector, Reason
+from piperfs.store.collector import DAY_NS, RETENTION, Collector, Reason
 
 SECOND_NS: Final = 1_000_000_000
 NAMES: Final = (
@@ -230,7 +230,7 @@ class Verbs:
             "freed": {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes},
             "kept": {reason.value: collector.kept[reason] for reason in Reason},
             "kept_bytes": store.chunks.bytes_held(),
-            "kept_days": RETENTION_NS // DAY_NS,
-            "kept_versions": VERSIONS_MIN,
+            "kept_days": RETENTION.ns // DAY_NS,
+            "kept_versions": RETENTION.versions_min,
             "file_bytes": store.bytes_used(),
         }

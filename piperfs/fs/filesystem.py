@@ -27,6 +27,7 @@ from piperfs.fs.owners import Owners
 from piperfs.fs.ranges import Ranges
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.renames import Renames
+from piperfs.fs.space import Space
 from piperfs.fs.xattrs import Xattrs
 from piperfs.store.changes import ChangeSet
 from piperfs.store.store import Store
@@ -40,15 +41,6 @@ REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
 NEARLY_FULL_BYTES: Final = 256 * limits.MIB  # below this, what is in memory is counted too
 ORPHANS_DIRECTORY: Final = b"orphans"
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """Bytes of the disk that the store lies on."""
-
-    total: int
-    free: int
-    available: int  # to us, the reserve that keeps deletions possible taken off
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,18 +337,22 @@ class Filesystem:
         """Put bytes; they become a version with the next flush. Raises MissingChunks."""
         _require_natural(offset)
         handle = self._files.handle(fh)
-        self._require_space(len(data))
+        self._require_space(len(data), offset + len(data))
         session, copy = self._files.edit(handle.node)
         copy.write(offset, data)
         self._files.changed(session)
         return len(data)
 
-    def _require_space(self, count: int) -> None:
-        """Refuse work that could not be saved. Raises FsError or StoreError."""
+    def _require_space(self, count: int, size: int = 0) -> None:
+        """Refuse `count` bytes, of a file of `size`, that could not be saved.
+
+        Raises FsError or StoreError.
+        """
         self._store.require_right()
         if self._store.full is not None:
             raise FsError(self._store.full)
-        available = self._space().available - count - self._store.chunks.waiting_bytes
+        available = self._space().available_for(size)
+        available -= count + self._store.chunks.waiting_bytes
         if available < NEARLY_FULL_BYTES:
             available -= self._files.dirty_bytes()
         if available < 0:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import pyfuse3
 import trio
 
-from piperfs.core.errors import UserError
+from piperfs.core.errors import ErrorKind, FsError, UserError
 from piperfs.fs.api import Attr, Caller, DirectoryEntry, Opened, SetAttr
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
@@ -43,6 +43,10 @@ def guarded(handler: Handler[R]) -> Handler[R]:
                 return await handler(self, *arguments)
             except MissingChunks as missing:
                 return await self.again(handler, missing, arguments)
+            except FsError as error:
+                if error.kind is not ErrorKind.NO_SPACE or not await self.service.find_room():
+                    raise
+                return await handler(self, *arguments)
         except pyfuse3.FUSEError:
             raise
         except Exception as error:

@@ -39,6 +39,10 @@ T = TypeVar("T")
 log = get_logger("fuse")
 
 
+async def _no_room() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the daemon lends to the service."""
@@ -52,6 +56,7 @@ class Surroundings:
     deadline_s: float = 30.0
     failure: Callable[[], StoreError | None] = lambda: None  # of the last commit
     is_crowded: Callable[[], bool] = lambda: False  # a full disk may not take more at once
+    find_room: Callable[[], Awaitable[bool]] = _no_room  # whether it is worth to try again
 
 
 class Service:
@@ -101,6 +106,10 @@ class Service:
     def is_crowded(self) -> bool:
         """Whether whoever changes something must wait, since much waits for a disk nearly full."""
         return self._around.is_crowded()
+
+    async def find_room(self) -> bool:
+        """Wait, after a call found the disk full, for room; whether it is worth to try again."""
+        return await self._around.find_room()
 
     async def make_way(self) -> None:
         """Bring what waits onto the disk. That it is full is told by writes and by fsync."""

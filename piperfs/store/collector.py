@@ -10,6 +10,7 @@ run is noted by the chunk store and is marked too.
 import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from piperfs.core.ids import ChunkId
@@ -18,17 +19,26 @@ from piperfs.core.record import ContentHead, Kind
 from piperfs.store.store import Store
 
 DAY_NS: Final = 86_400 * 1_000_000_000
-RETENTION_NS: Final = 30 * DAY_NS
-VERSIONS_MIN: Final = 10  # kept of each file however old they are
+HOUR_NS: Final = 3_600 * 1_000_000_000
 STEP_ROWS: Final = 200
 END: Final = b"\xff" * 33
 LONG_END: Final = b"\xff" * 41
 
 
-def is_needed(head: ContentHead, now_ns: int) -> bool:
-    """Whether a head's chunks are kept; where bodies are unreadable, all are."""
-    is_deletion = getattr(head.body, "alive", True) is False
-    return not is_deletion or head.hlc > now_ns - RETENTION_NS
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how long deleted and superseded versions are kept."""
+
+    ns: int
+    versions_min: int  # of each file that is still there, however old they are
+
+    def needs(self, head: ContentHead, now_ns: int) -> bool:
+        """Whether a head's chunks are kept; where bodies are unreadable, all are."""
+        is_deletion = getattr(head.body, "alive", True) is False
+        return not is_deletion or head.hlc > now_ns - self.ns
+
+
+RETENTION: Final = Retention(30 * DAY_NS, 10)
 
 
 class Reason(enum.Enum):
@@ -44,10 +54,11 @@ class Reason(enum.Enum):
 class Collector:
     """One collection: run `steps` to its end, a step at a time."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, retention: Retention = RETENTION) -> None:
         self._tables = store.tables
         self._chunks = store.chunks
         self._records = store.records
+        self._retention = retention
         self._marked: set[ChunkId] = set()
         self._past: set[ChunkId] = set()  # of those, what only earlier versions need
         self.kept: Counter[Reason] = Counter()  # chunks
@@ -94,7 +105,7 @@ class Collector:
             for inode, heads in rows:
                 shows = self._shows(inode)
                 for head in heads:
-                    if not shows and not is_needed(head, now_ns):
+                    if not shows and not self._retention.needs(head, now_ns):
                         continue
                     is_alive = shows or getattr(head.body, "alive", True)
                     reason = Reason.CURRENT if is_alive else Reason.DELETED
@@ -128,7 +139,7 @@ class Collector:
                 continue  # it was withdrawn meanwhile
             writes = [w for w in decode_header(row.envelope).writes if w.kind is Kind.CONTENT]
             versions.update(write.key for write in writes)
-            recent = row.superseded_ns > now_ns - RETENTION_NS
+            recent = row.superseded_ns > now_ns - self._retention.ns
             if recent or any(self._is_among_last(write.key, versions, now_ns) for write in writes):
                 for write in writes:
                     for chunk in write.refs:
@@ -141,8 +152,8 @@ class Collector:
     def _is_among_last(self, inode: bytes, versions: Counter[bytes], now_ns: int) -> bool:
         """One of the last versions of a file that is still there, or that went not long ago."""
         heads = self._tables.content.get(inode) or ()
-        is_there = self._shows(inode) or any(is_needed(head, now_ns) for head in heads)
-        return is_there and versions[inode] <= VERSIONS_MIN
+        is_there = self._shows(inode) or any(self._retention.needs(head, now_ns) for head in heads)
+        return is_there and versions[inode] <= self._retention.versions_min
 
     def _sweep(self, noted: dict[ChunkId, int]) -> Iterator[None]:
         for keys in self._tables.chunk.durable_keys(b"", END, STEP_ROWS):

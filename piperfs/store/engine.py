@@ -9,6 +9,7 @@ map turns outstanding views into crashes.
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -17,6 +18,7 @@ import lmdb
 from sortedcontainers import SortedDict
 
 from piperfs.core.errors import ErrorKind, StoreError
+from piperfs.store.pages import PageFile, rows_in
 
 MAP_BYTES: Final = 1 << 44  # 16 TiB of address space, not of disk
 TABLES_MAX: Final = 32
@@ -25,6 +27,7 @@ PAGE_BYTES: Final = 4096
 DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
 FAILING: Final = "the store is failing: restart it first"
 PATH_PAGES: Final = 6  # of a tree, copied when one of its leaves changes
+FREE_PAGES_MAX: Final = 1 << 18  # that are looked at: a gigabyte is not short of room
 ROW_BYTES: Final = 256  # a key, what LMDB adds, and what a page leaves empty
 ERRNO_FULL: Final = {errno.ENOSPC: ErrorKind.NO_SPACE, errno.EFBIG: ErrorKind.NO_SPACE,
                      errno.EDQUOT: ErrorKind.QUOTA}  # fmt: skip
@@ -56,7 +59,10 @@ class Engine(Protocol):
     def bytes_used(self) -> int: ...
 
     def bytes_free(self) -> int:
-        """How much of what is used could be used again."""
+        """How much of what is used could be used again, if all of it were of use."""
+
+    def free_rows(self) -> Counter[int]:
+        """Rows of free pages that the next commit can use, by length. Takes longer."""
 
     def snapshot(self) -> "Engine":
         """The newest commit as it is now, to be read by one other thread; close it soon."""
@@ -132,6 +138,8 @@ class LmdbEngine:
         self._spare: lmdb.Transaction = self._env.begin()  # for other threads, after a panic
         self._spare_lock = threading.Lock()
         self._failed: str | None = None
+        self._file = directory / DATA_FILE
+        self._rows_of: tuple[int, Counter[int]] = (-1, Counter())  # of a commit
 
     def _pad(self, file: Path) -> None:
         """Let a file that lost its end be as long as it says: zeros are an error, not a crash."""
@@ -211,6 +219,20 @@ class LmdbEngine:
         used = sum(t["branch_pages"] + t["leaf_pages"] + t["overflow_pages"] for t in tables)
         return max(0, int(self._env.info()["last_pgno"]) - used) * PAGE_BYTES
 
+    def free_rows(self) -> Counter[int]:
+        known, rows = self._rows_of
+        if known != self.transaction:
+            try:
+                pages = PageFile(self._file, self.transaction)
+            except (StoreError, OSError):
+                return Counter()  # a newer commit is being written
+            try:
+                rows = rows_in(pages.free_pages(FREE_PAGES_MAX))
+            finally:
+                pages.close()
+            self._rows_of = (pages.meta.transaction, rows)
+        return rows
+
     def snapshot(self) -> "LmdbEngine":
         """The newest commit as it is now, to be read by one other thread; close it soon."""
         copy = object.__new__(_LmdbSnapshot)
@@ -265,6 +287,8 @@ class LmdbEngine:
         kind = self._kind_of(error, needed, is_tight=is_tight)
         if kind is ErrorKind.IO or self._is_panicked():
             self._failed = str(error)
+        elif kind is ErrorKind.NO_SPACE:
+            self.claim_room(MAP_BYTES)  # the reserve is given up for the next try
         raise StoreError(f"the store could not commit: {error}", kind) from error
 
     def _kind_of(self, error: Exception, needed: int, *, is_tight: bool) -> ErrorKind:
@@ -409,6 +433,9 @@ class MemoryEngine:
 
     def bytes_free(self) -> int:
         return 0
+
+    def free_rows(self) -> Counter[int]:
+        return Counter()
 
     def renew(self) -> None:
         """A copy holds nothing up."""

@@ -47,6 +47,7 @@ class OperationLog:
         self.durable_lseq = self.last_lseq
         self._count, self._total = self._sum_buckets()
         self._frozen = self.durable_sum = (self._count, self._total)
+        self.outdated = 0  # writes that others took the place of, since the start
 
     def _sum_buckets(self) -> tuple[int, int]:
         known = self._tables.meta.get(SUM)
@@ -101,6 +102,7 @@ class OperationLog:
             envelope = self._tables.envelope.get(key) if keep else None
         except StoreError:
             return
+        self.outdated += 1
         if keep:
             assert envelope is not None
             raw = _pack_envelope(envelope)

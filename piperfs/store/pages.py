@@ -7,8 +7,11 @@ can take out of it what is left.
 """
 
 import os
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -118,6 +121,18 @@ class PageFile:
     def read(self, place: Place) -> bytes:
         """The bytes of a value."""
         return os.pread(self._file, place.length, place.offset)
+
+    def free_pages(self, most: int) -> list[int]:
+        """At most about so many pages that the next commit may use, in order.
+
+        Those that the newest commit set free are not among them: it is still read.
+        """
+        found = array("Q")
+        for key, place in self.rows(self.meta.free, Walk()):
+            if int.from_bytes(key, "little") >= self.meta.transaction or len(found) > most:
+                break
+            found.frombytes(self.read(place)[8:])  # after their number
+        return sorted(found)
 
     # Walking
 
@@ -239,6 +254,18 @@ def _pages_of(length: int) -> int:
 def _tree(raw: bytes, offset: int) -> Tree:
     _, _, depth, branches, leaves, overflows, entries, root = TREE.unpack_from(raw, offset)
     return Tree(depth, branches, leaves, overflows, entries, root)
+
+
+def rows_in(pages: Sequence[int]) -> Counter[int]:
+    """How many rows of pages there are of each length."""
+    rows: Counter[int] = Counter()
+    length = 0
+    for page, following in pairwise((*pages, NOWHERE)):
+        length += 1
+        if following != page + 1:
+            rows[length] += 1
+            length = 0
+    return rows
 
 
 def check_file(path: Path, transaction: int | None = None) -> list[str]:

@@ -4,6 +4,7 @@ A check and a repair work on it as on any other engine, so neither depends on LM
 damaged pages.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,9 @@ class SalvageEngine:
 
     def bytes_free(self) -> int:
         return 0
+
+    def free_rows(self) -> Counter[int]:
+        return Counter()
 
     def snapshot(self) -> "SalvageEngine":
         return self

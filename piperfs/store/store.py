@@ -67,7 +67,7 @@ class Store:
     ) -> None:
         self.volume, self.replica = identity.volume, identity.replica
         self.root = root_of(identity.volume)
-        self._engine = engine
+        self.engine = engine
         self._cells = Cells(local_key, entropy)
         self.is_blind = is_blind
         self.tables = Tables(
@@ -361,19 +361,19 @@ class Store:
     @property
     def is_failing(self) -> bool:
         """Whether nothing can be made durable any more until the next start."""
-        return self._engine.is_failed
+        return self.engine.is_failed
 
     def fail(self, reason: str) -> None:
         """Take no more writes; what can be read stays readable."""
-        self._engine.fail(reason)
+        self.engine.fail(reason)
 
     def require_unbroken(self) -> None:
         """Raises StoreError, with the reason, when an earlier commit was the last."""
-        self._engine.require_unbroken()
+        self.engine.require_unbroken()
 
     def require_writable(self) -> None:
         """Raises StoreError when a change could never become durable."""
-        if self._engine.is_failed:
+        if self.engine.is_failed:
             raise StoreError("the store is failing: nothing can be saved", ErrorKind.READ_ONLY)
 
     def require_right(self) -> None:
@@ -407,7 +407,7 @@ class Store:
 
     def write_frozen(self) -> None:
         """Encode, sign and commit what was frozen. Runs in a worker thread. Raises StoreError."""
-        self._engine.commit(
+        self.engine.commit(
             {table.name: rows for table in self.tables.all if (rows := table.encode_frozen())}
         )
 
@@ -416,7 +416,7 @@ class Store:
         for table in self.tables.all:
             table.thaw(committed=committed)
         self.chunks.thaw(committed=committed)
-        self._engine.refresh()
+        self.engine.refresh()
         if committed:
             self.log.note_durable(self._frozen_lseq)
 
@@ -434,24 +434,20 @@ class Store:
 
     def snapshot_engine(self) -> Engine:
         """The newest commit as it is now, for another thread to read; close it soon."""
-        return self._engine.snapshot()
+        return self.engine.snapshot()
 
     def renew_snapshot(self) -> None:
         """Of a store over a snapshot: look at the newest commit from now on."""
-        self._engine.renew()
+        self.engine.renew()
         for table in self.tables.all:
             table.forget_reads()
 
     def bytes_used(self) -> int:
         """Size of the store's file."""
-        return self._engine.bytes_used()
-
-    def bytes_free(self) -> int:
-        """How much of it could be used again."""
-        return self._engine.bytes_free()
+        return self.engine.bytes_used()
 
     def close(self) -> None:
-        self._engine.close()
+        self.engine.close()
 
     # Peers and digests
 
@@ -479,11 +475,11 @@ class Store:
 
     def keys(self, table: str) -> list[bytes]:
         """All durable keys of a table, without opening a value."""
-        return list(self._engine.keys(table, b"", b"\xff" * 64))
+        return list(self.engine.keys(table, b"", b"\xff" * 64))
 
     def raw_value(self, table: str, key: bytes) -> bytes | None:
         """A durable value as it lies on the disk."""
-        return self._engine.get(table, key)
+        return self.engine.get(table, key)
 
     def digest(self) -> bytes:
         """32 bytes that are equal on replicas that hold the same durable state."""

@@ -1,5 +1,6 @@
 """Disks that are full, broken, gone or read-only: no false success, and reads go on."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -12,7 +13,7 @@ from tests.support.disks import errno_of, failing_calls, fsync, small_disk
 from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.mount
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 def fill(directory, name="fill"):
@@ -78,6 +79,38 @@ def test_a_tree_of_many_files_can_be_removed_from_a_full_disk(tmp_path):
         a.piperfs("digest", str(a.state))
         restart(a)
         assert os.listdir(a.mountpoint) == ["fill"]
+
+
+@pytest.mark.parametrize("driver", ["kernel", "pyfuse3"])
+@pytest.mark.parametrize("size", [30 * KIB, 3 * MIB])
+def test_deleting_makes_room_on_a_full_disk(tmp_path, driver, size):
+    """Earlier versions are not kept for long there, be they of large or of small files."""
+    with replicas(tmp_path, "anna") as (a,), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount(f"driver={driver}")
+        many = save_many(a.mountpoint, "old", size)
+        for path in many:
+            path.unlink()
+        again = save_many(a.mountpoint, "new", size)
+        assert len(again) > len(many) // 3
+        a.piperfs("digest", str(a.state))
+        a.kill()
+        a.mount()
+        assert all(path.stat().st_size == size for path in again[:-4])  # as many may be unsaved
+        a.umount()
+        assert a.piperfs("fsck", str(a.state)) == "No findings.\n"
+
+
+def save_many(folder, name, size):
+    """Save files until there is no room for more."""
+    saved = []
+    with contextlib.suppress(OSError):
+        while True:
+            path = folder / f"{name}{len(saved)}"
+            saved.append(path)
+            path.write_bytes(os.urandom(size))
+    saved.pop().unlink(missing_ok=True)
+    return saved
 
 
 def test_writing_goes_on_when_others_make_room(tmp_path):

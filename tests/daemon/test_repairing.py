@@ -13,7 +13,7 @@ def test_the_root_directory_s_row_is_worked_out_anew(tmp_path):
     node = peers.founder(tmp_path)
     raw = bytearray(node.store.raw_value("inode", node.store.root) or b"")
     raw[-1] ^= 1
-    node.store._engine.commit({"inode": {node.store.root: bytes(raw)}})
+    node.store.engine.commit({"inode": {node.store.root: bytes(raw)}})
     path = node.state.path
     node.close()
     with pytest.raises(StoreError, match="fsck"):

@@ -5,7 +5,7 @@ from tests.support.peers import chunks_of, founder, write_file
 
 
 def flip(node, table, key):
-    engine = node.store._engine
+    engine = node.store.engine
     raw = bytearray(engine.get(table, key))
     raw[len(raw) // 2] ^= 1
     engine.commit({table: {key: bytes(raw)}})

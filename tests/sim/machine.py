@@ -27,8 +27,9 @@ from piperfs.daemon.node import Medium, Node, assemble_on
 from piperfs.daemon.space import DiskSpace
 from piperfs.daemon.statedir import StateDirectory
 from piperfs.fs.files import Clock as FileClock
-from piperfs.fs.filesystem import Filesystem, Space, World
+from piperfs.fs.filesystem import Filesystem, World
 from piperfs.fs.owners import Owners
+from piperfs.fs.space import Space
 from piperfs.fuse.service import Service, Surroundings
 from piperfs.replication.replicator import Replicator, ReplicatorOptions
 from piperfs.store.engine import Batch, MemoryEngine

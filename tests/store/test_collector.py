@@ -6,7 +6,7 @@ from blake3 import blake3
 from piperfs.core.ids import ChunkId
 from piperfs.core.record import ContentBody
 from piperfs.store.change import DeleteContent, MoveLink, PutContent
-from piperfs.store.collector import DAY_NS, VERSIONS_MIN, Collector, Reason
+from piperfs.store.collector import DAY_NS, RETENTION, Collector, Reason
 from tests.support.stores import SECOND, Node, TestClock, exchange
 
 
@@ -48,7 +48,7 @@ def test_current_and_open_chunks_stay(node):
 def test_superseded_versions_stay_for_the_retention_time(node):
     file = node.create(node.root, b"f")
     versions = []
-    for n in range(VERSIONS_MIN + 3):
+    for n in range(RETENTION.versions_min + 3):
         node.clock.ns += 60 * SECOND
         versions.append(save(node, file, b"version %d" % n))
     collect(node)
@@ -56,7 +56,7 @@ def test_superseded_versions_stay_for_the_retention_time(node):
     node.clock.ns += 40 * DAY_NS
     collect(node)
     present = [node.store.chunks.has(chunk) for chunk in versions]
-    assert present == [False, False] + [True] * (VERSIONS_MIN + 1)
+    assert present == [False, False] + [True] * (RETENTION.versions_min + 1)
 
 
 def test_a_deleted_file_is_kept_for_the_retention_time(node):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from piperfs.store.engine import DATA_FILE, LmdbEngine
-from piperfs.store.pages import PAGE_BYTES, check_file
+from piperfs.store.pages import PAGE_BYTES, check_file, rows_in
 from piperfs.store.salvage import SalvageEngine
 
 TABLES = ("one", "two")
@@ -96,3 +96,26 @@ def test_a_file_that_lost_its_end_is_an_error_and_no_crash(directory):
     with (directory / DATA_FILE).open("r+b") as file:
         file.truncate(3 * PAGE_BYTES)
     assert check_file(directory / DATA_FILE)
+
+
+def test_free_rows_are_those_that_the_next_commit_may_use(tmp_path):
+    engine = LmdbEngine(tmp_path / "store", TABLES)
+    engine.commit({"one": {b"%d" % n: LARGE for n in range(4)}})
+    engine.refresh()
+    large = len(LARGE) // PAGE_BYTES + 1
+    assert max(engine.free_rows(), default=0) < large
+    engine.commit({"one": {b"0": None, b"2": None}})
+    engine.refresh()
+    assert max(engine.free_rows(), default=0) < large  # the commit before is still read
+    engine.commit({"two": {b"k": b"v"}})
+    engine.refresh()
+    assert max(engine.free_rows()) >= large
+    before = engine.bytes_used()
+    engine.commit({"one": {b"4": LARGE}})
+    assert engine.bytes_used() == before
+    engine.close()
+
+
+def test_rows_are_counted_by_their_length():
+    assert rows_in([]) == {}
+    assert rows_in([3, 4, 5, 9, 11, 12]) == {3: 1, 1: 1, 2: 1}

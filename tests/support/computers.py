@@ -11,8 +11,9 @@ from piperfs.core.operation import decode
 from piperfs.core.sealing import Keyring
 from piperfs.fs.api import ROOT_INO, Attr, Caller, SetAttr
 from piperfs.fs.files import Clock
-from piperfs.fs.filesystem import Filesystem, Space, World
+from piperfs.fs.filesystem import Filesystem, World
 from piperfs.fs.owners import Accounts, Owners
+from piperfs.fs.space import Space
 from piperfs.store.engine import Engine, MemoryEngine
 from piperfs.store.schema import NAMES
 from piperfs.store.store import Identity, Store

@@ -18,7 +18,7 @@ def records_of(store: Store) -> Records:
     """All heads of a store, unpublished ones included. Rows that are alike are decoded once."""
     found: Records = {}
     for kind, table in store.tables.records.items():
-        for key, raw in store._engine.scan(table.name, b"", END):
+        for key, raw in store.engine.scan(table.name, b"", END):
             if table._active.get(key) is None:
                 mark = (table.name, key, raw)
                 if mark not in _decoded:

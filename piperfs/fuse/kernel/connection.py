@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.limits import KIB, MIB
 from piperfs.fs.filesystem import Filesystem
 from piperfs.fs.missing import MissingChunks
@@ -117,7 +118,10 @@ class Connection:
         except MissingChunks:
             self._start_fetching(request.detached(), handler)
         except Exception as error:  # noqa: BLE001 - becomes the answer
-            self._fail(request.unique, request.opcode, error)
+            if isinstance(error, FsError) and error.kind is ErrorKind.NO_SPACE:
+                self._start_finding_room(request.detached(), handler, error)
+            else:
+                self._fail(request.unique, request.opcode, error)
         else:
             if callable(reply):
                 self._start(request.unique, request.opcode, reply)
@@ -161,6 +165,17 @@ class Connection:
 
         async def answer() -> Buffer:
             reply = await fetch()
+            return await reply() if callable(reply) else reply or EMPTY
+
+        self._start(request.unique, request.opcode, answer)
+
+    def _start_finding_room(self, request: Request, handler: Handler, error: FsError) -> None:
+        """Try once more when old versions have made room for it."""
+
+        async def answer() -> Buffer:
+            if not await self._service.find_room():
+                raise error
+            reply = await self._service.with_chunks(lambda: handler(request))
             return await reply() if callable(reply) else reply or EMPTY
 
         self._start(request.unique, request.opcode, answer)

@@ -1,0 +1,101 @@
+"""Lets earlier versions go while the disk has no room for what is written now.
+
+Deleted and superseded versions are kept for long, so that they can be had back. On a disk that is
+full they would make deleting pointless, so there they are kept for ever shorter times, until there
+is room. A writer who finds none waits for that; only if it brings nothing does the write fail.
+"""
+
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from piperfs.core.errors import StoreError
+from piperfs.core.limits import MIB
+from piperfs.daemon import upkeep
+from piperfs.daemon.node import Node
+from piperfs.obs.log import get_logger
+from piperfs.store.collector import DAY_NS, HOUR_NS, Retention
+
+SHORTER: Final = (Retention(7 * DAY_NS, 3), Retention(DAY_NS, 1), Retention(HOUR_NS, 0),
+                  Retention(0, 0))  # fmt: skip
+NEARLY_FULL_BYTES: Final = 256 * MIB  # with more, whoever finds no room finds it nowhere
+LOOK_S: Final = 10
+COLLECTING_S: Final = 0.2
+WAIT_S: Final = 20  # of a writer
+QUICK_S: Final = 5  # a walk over the store that took no longer may be done again soon
+REST_SHARE: Final = 3  # of what a longer one took, before the next
+
+log = get_logger("daemon")
+
+
+class Sparing:
+    """The one task of a daemon that spares old versions, and those who wait for it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked = trio.Event()
+        self._done = trio.Event()
+        self._rests_until = float("-inf")
+        self._is_busy = False
+        self._seen = -1  # how many writes were outdated when old versions were let go
+
+    async def run(self) -> None:
+        """Look after the room, for ever."""
+        while True:
+            with trio.move_on_after(LOOK_S):
+                await self._asked.wait()
+            await trio.sleep_until(max(self._rests_until, trio.current_time()))
+            self._asked = trio.Event()
+            if self._node.store.chunks.is_collecting:
+                self._rests_until = trio.current_time() + COLLECTING_S  # somebody else is at it
+            elif self._node.space.is_nearly_full and self._may_help:
+                self._is_busy = True
+                await self._spare()
+                self._is_busy = False
+            self._done.set()
+            self._done = trio.Event()
+
+    @property
+    def _may_help(self) -> bool:
+        """Whether something was replaced or deleted since the last time."""
+        return self._node.store.log.outdated != self._seen
+
+    def is_crowded(self) -> bool:
+        """As the committer says; deletions may need room before they give some back."""
+        is_crowded = self._node.committer.is_crowded
+        if is_crowded:
+            self._asked.set()
+        return is_crowded
+
+    async def find_room(self) -> bool:
+        """Wait a while for more room; whether it is worth to try again."""
+        if self._node.space().available >= NEARLY_FULL_BYTES:
+            return False
+        has_waited = False
+        with trio.move_on_after(WAIT_S):
+            while self._is_busy or (self._may_help and self._node.space.is_nearly_full):
+                has_waited = True
+                self._asked.set()
+                await self._done.wait()
+        return has_waited
+
+    async def _commit(self) -> None:
+        with suppress(StoreError):
+            await self._node.committer.commit()
+
+    async def _spare(self) -> None:
+        node, begun, freed = self._node, trio.current_time(), 0
+        await self._commit()  # what was deleted just now
+        for retention in SHORTER:
+            self._seen = node.store.log.outdated
+            freed += await upkeep.collect(node, retention)
+            for _ in range(2):  # what one commit sets free, only the one after the next can use
+                node.store.log.note_position()
+                await self._commit()
+            if not node.space.is_nearly_full:
+                break
+        if freed:
+            log.warning("versions.spared", kept_s=retention.ns // 1_000_000_000, bytes=freed)
+        took = trio.current_time() - begun
+        self._rests_until = trio.current_time() + (REST_SHARE if took > QUICK_S else 1) * took
