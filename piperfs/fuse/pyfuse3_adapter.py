@@ -44,9 +44,12 @@ def guarded(handler: Handler[R]) -> Handler[R]:
             except MissingChunks as missing:
                 return await self.again(handler, missing, arguments)
             except FsError as error:
-                if error.kind is not ErrorKind.NO_SPACE or not await self.service.find_room():
+                if error.kind is not ErrorKind.NO_SPACE:
                     raise
+                refused = error
+            if await self.service.find_room():
                 return await handler(self, *arguments)
+            raise refused
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
