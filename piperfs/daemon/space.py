@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from piperfs.core.limits import MIB
-from piperfs.fs.space import Space
+from piperfs.fs.space import NEARLY_FULL_BYTES, Space
 
 AGE_S: Final = 0.5
 RESERVE_BYTES_MAX: Final = 64 * MIB
 RESERVE_SHARE: Final = 0.05
-NEARLY_FULL_BYTES: Final = 256 * MIB  # below this, look every time
 TIGHT_BYTES: Final = 64 * MIB
 TIGHT_FACTOR: Final = 4  # of what a commit is thought to need
 RESERVE_FILE: Final = "reserve"

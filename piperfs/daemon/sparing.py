@@ -11,15 +11,14 @@ from typing import Final
 import trio
 
 from piperfs.core.errors import StoreError
-from piperfs.core.limits import MIB
 from piperfs.daemon import upkeep
 from piperfs.daemon.node import Node
+from piperfs.fs.space import NEARLY_FULL_BYTES
 from piperfs.obs.log import get_logger
 from piperfs.store.collector import DAY_NS, HOUR_NS, Retention
 
 SHORTER: Final = (Retention(7 * DAY_NS, 3), Retention(DAY_NS, 1), Retention(HOUR_NS, 0),
                   Retention(0, 0))  # fmt: skip
-NEARLY_FULL_BYTES: Final = 256 * MIB  # with more, whoever finds no room finds it nowhere
 LOOK_S: Final = 10
 COLLECTING_S: Final = 0.2
 WAIT_S: Final = 20  # of a writer
@@ -89,7 +88,8 @@ class Sparing:
         await self._commit()  # what was deleted just now
         for retention in SHORTER:
             self._seen = node.store.log.outdated
-            freed += await upkeep.collect(node, retention)
+            collector = await upkeep.collect(node, retention)
+            freed += collector.freed_bytes if collector else 0
             for _ in range(2):  # what one commit sets free, only the one after the next can use
                 node.store.log.note_position()
                 await self._commit()

@@ -30,7 +30,7 @@ TICK_S: Final = 10
 WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
 FORGET_EVERY_S: Final = 30
-REST_SHARE: Final = 50  # of what a walk over the store took, before the next one
+FORGET_SHARE: Final = 50  # and never more than a fiftieth of the time
 CENSUS_FIRST_S: Final = 60
 CENSUS_EVERY_S: Final = 24 * 3600
 USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
@@ -131,13 +131,13 @@ async def tend_members(node: Node) -> None:
             log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
 
 
-async def collect(node: Node, retention: Retention = RETENTION) -> int:
+async def collect(node: Node, retention: Retention = RETENTION) -> Collector | None:
     """Remove chunks that nothing needs any more, unless somebody who asked for it is at it.
 
-    Returns how many bytes went.
+    Returns what went and why the rest stays, or None if somebody else is at it.
     """
     if node.store.chunks.is_collecting:
-        return 0
+        return None
     collector = Collector(node.store, retention)
     in_use = node.filesystem.in_use() if node.filesystem is not None else []
     for _ in collector.steps(node.clock.now_ns(), in_use):
@@ -146,7 +146,7 @@ async def collect(node: Node, retention: Retention = RETENTION) -> int:
     if node.replicator is not None and not node.store.chunks.want_count:
         node.replicator.content_arrived()
     log.info("chunks.collected", chunks=collector.freed_chunks, bytes=collector.freed_bytes)
-    return collector.freed_bytes
+    return collector
 
 
 async def forget_wants(node: Node) -> None:
@@ -162,7 +162,7 @@ async def forget_wants(node: Node) -> None:
         if is_stuck and node.store.chunks.is_doubtful:
             await collect(node)
         took = trio.current_time() - begun
-        await trio.sleep(max(FORGET_EVERY_S, REST_SHARE * took))
+        await trio.sleep(max(FORGET_EVERY_S, FORGET_SHARE * took))
 
 
 async def serve_metrics(

@@ -16,10 +16,10 @@ from piperfs.core.limits import PAIRING_S_MAX
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.membership_rules import Member
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
-from piperfs.daemon import pairing, repairing, report, versions
+from piperfs.daemon import pairing, repairing, report, upkeep, versions
 from piperfs.daemon.node import ADDRESSES, Node
 from piperfs.obs.metrics import Metrics
-from piperfs.store.collector import DAY_NS, RETENTION, Collector, Reason
+from piperfs.store.collector import DAY_NS, RETENTION, Reason
 
 SECOND_NS: Final = 1_000_000_000
 NAMES: Final = (
@@ -218,13 +218,10 @@ class Verbs:
         """Remove chunks that nothing needs any more; tells what went, and why the rest stays."""
         store = self._node.store
         await self._commit()
-        if store.chunks.is_collecting:
-            raise UserError("a collection is under way already; ask again when it is done")
         await progress.report("looking for what nothing needs")
-        collector = Collector(store)
-        in_use = self._node.filesystem.in_use() if self._node.filesystem is not None else ()
-        for _ in collector.steps(self._node.clock.now_ns(), in_use):
-            await trio.lowlevel.checkpoint()
+        collector = await upkeep.collect(self._node)
+        if collector is None:
+            raise UserError("a collection is under way already; ask again when it is done")
         await self._commit()
         return {
             "freed": {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes},

@@ -27,7 +27,7 @@ from piperfs.fs.owners import Owners
 from piperfs.fs.ranges import Ranges
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.renames import Renames
-from piperfs.fs.space import Space
+from piperfs.fs.space import NEARLY_FULL_BYTES, Space
 from piperfs.fs.xattrs import Xattrs
 from piperfs.store.changes import ChangeSet
 from piperfs.store.store import Store
@@ -39,7 +39,6 @@ O_EXCL: Final = 0o200
 TYPE_MASK: Final = 0o170000
 REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
-NEARLY_FULL_BYTES: Final = 256 * limits.MIB  # below this, what is in memory is counted too
 ORPHANS_DIRECTORY: Final = b"orphans"
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from piperfs.core import limits
+from piperfs.store.pages import PAGE_BYTES
 
-PAGE_BYTES: Final = 4096  # of the store's file
+NEARLY_FULL_BYTES: Final = 256 * limits.MIB  # below this, every look and every byte counts
 AROUND_BYTES: Final = 128  # what sealing and the store put around a value
 
 

@@ -18,12 +18,11 @@ import lmdb
 from sortedcontainers import SortedDict
 
 from piperfs.core.errors import ErrorKind, StoreError
-from piperfs.store.pages import PageFile, rows_in
+from piperfs.store.pages import PAGE_BYTES, PageFile, rows_in
 
 MAP_BYTES: Final = 1 << 44  # 16 TiB of address space, not of disk
 TABLES_MAX: Final = 32
 DATA_FILE: Final = "data.mdb"
-PAGE_BYTES: Final = 4096
 DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
 FAILING: Final = "the store is failing: restart it first"
 PATH_PAGES: Final = 6  # of a tree, copied when one of its leaves changes

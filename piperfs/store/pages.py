@@ -131,7 +131,8 @@ class PageFile:
         for key, place in self.rows(self.meta.free, Walk()):
             if int.from_bytes(key, "little") >= self.meta.transaction or len(found) > most:
                 break
-            found.frombytes(self.read(place)[8:])  # after their number
+            numbers = place.length // 8 - 1  # after how many there are
+            found.frombytes(self.read(place)[8 : 8 * numbers + 8])
         return sorted(found)
 
     # Walking
