@@ -78,8 +78,10 @@ def limits(node: "Node", state: MembershipState) -> dict[ReplicaId, int]:
 def withdraw(node: "Node") -> int:
     """Take out what does not count; returns how many operations went."""
     until = limits(node, node.graph.state())
-    beyond = [author for author, seq in until.items() if node.store.log.has_beyond(author, seq)]
-    count = node.store.withdraw(until, unseal_of(node), node.clock.now_ns())
+    beyond = {who: seq for who, seq in until.items() if node.store.log.has_beyond(who, seq)}
+    if not beyond:
+        return 0
+    count = node.store.withdraw(beyond, unseal_of(node), node.clock.now_ns())
     if count:
         names = [node.name_of(author) for author in beyond]
         log.warning("operations.withdrawn", count=count, authors=names)

@@ -50,8 +50,6 @@ class Withdrawal:
 
     def run(self, until: Mapping[ReplicaId, int], unseal: Unseal | None, now_ns: int) -> int:
         """Take out all operations of an author beyond a number; returns how many there were."""
-        if not any(self._parts.log.has_beyond(author, seq) for author, seq in until.items()):
-            return 0
         plan = self._plan(until)
         revived = sorted(self._superseded(plan, until, unseal), key=lambda op: (op.seq, op.id))
         stale = self._drop(plan)

@@ -2,13 +2,14 @@
 
 The descriptor is drained before waiting again, so a burst of requests costs one wake-up; what can
 be answered from local state is answered at once, on the spot. What has to wait runs as a task. A
-program that waits for absent content dies when it is told to; one that waits for its own work to
-reach the disk gets there soon, and is never interrupted.
+program that waits for absent content or for room dies when it is told to; one that waits for its
+own work to reach the disk gets there soon, and is never interrupted.
 """
 
 import errno
 import os
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import trio
@@ -52,8 +53,8 @@ UNANSWERED: Final = frozenset((Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERR
 log = get_logger("fuse")
 
 
-class _Fetch(NamedTuple):
-    """A request that waits for absent chunks, perhaps for long."""
+class _Wait(NamedTuple):
+    """A request that waits for absent chunks or for room on the disk, perhaps for long."""
 
     thread: int
     scope: trio.CancelScope
@@ -73,7 +74,7 @@ class Connection:
         }
         self._service = service
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._fetching: dict[int, _Fetch] = {}  # by request
+        self._waiting: dict[int, _Wait] = {}  # by request
         self._nursery: trio.Nursery | None = None
         self.requests = 0
         self.ready = trio.Event()
@@ -130,7 +131,7 @@ class Connection:
 
     def _interrupt(self, request: Request) -> Reply:
         (unique,) = request.fields(layout.INTERRUPT_IN)
-        if unique in self._fetching and self._nursery is not None:
+        if unique in self._waiting and self._nursery is not None:
             self._nursery.start_soon(self._end_when_told, unique)
         return None
 
@@ -151,40 +152,41 @@ class Connection:
         return reply
 
     def _start_fetching(self, request: Request, handler: Handler) -> None:
-        """Answer when the chunks that the request needs are here, or its process is to end."""
-        scope = trio.CancelScope()
-        self._fetching[request.unique] = _Fetch(request.pid, scope)
-
-        async def fetch() -> Buffer | Later | None:
-            try:
-                with scope:
-                    return await self._service.with_chunks(lambda: handler(request))
-            finally:
-                del self._fetching[request.unique]
-            raise KernelError(errno.EINTR)
-
-        async def answer() -> Buffer:
-            reply = await fetch()
-            return await reply() if callable(reply) else reply or EMPTY
-
-        self._start(request.unique, request.opcode, answer)
+        """Answer when the chunks that the request needs are here."""
+        self._start_waiting(request, lambda: self._service.with_chunks(lambda: handler(request)))
 
     def _start_finding_room(self, request: Request, handler: Handler, error: FsError) -> None:
         """Try once more when old versions have made room for it."""
 
-        async def answer() -> Buffer:
+        async def attempt() -> Reply:
             if not await self._service.find_room():
                 raise error
-            reply = await self._service.with_chunks(lambda: handler(request))
+            return await self._service.with_chunks(lambda: handler(request))
+
+        self._start_waiting(request, attempt)
+
+    def _start_waiting(self, request: Request, attempt: Callable[[], Awaitable[Reply]]) -> None:
+        """Answer after an attempt that may take long; it ends early if its process is to end."""
+        wait = _Wait(request.pid, trio.CancelScope())
+        self._waiting[request.unique] = wait
+
+        async def answer() -> Buffer:
+            try:
+                with wait.scope:
+                    reply = await attempt()
+            finally:
+                del self._waiting[request.unique]
+            if wait.scope.cancelled_caught:
+                raise KernelError(errno.EINTR)
             return await reply() if callable(reply) else reply or EMPTY
 
         self._start(request.unique, request.opcode, answer)
 
     async def _end_when_told(self, unique: int) -> None:
         """A signal came for a request: watch whether one comes that ends its process."""
-        while (fetch := self._fetching.get(unique)) is not None:
-            if is_told_to_end(fetch.thread):
-                fetch.scope.cancel()
+        while (wait := self._waiting.get(unique)) is not None:
+            if is_told_to_end(wait.thread):
+                wait.scope.cancel()
             await trio.sleep(LOOK_S)
 
     def _start(self, unique: int, opcode: int, later: Later) -> None:
