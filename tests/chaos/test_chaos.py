@@ -98,6 +98,7 @@ def records(tmp_path: Path, *lines: str) -> History:
 
 OP = '{{"kind": "op", "number": 1, "action": "{}", "token": "{}", "saw": {}, "path": "f"}}'
 DONE = '{"kind": "done", "number": 1, "saw": []}'
+BLIND = '{"kind": "done", "number": 1, "saw": [], "blind": true}'
 ACK = '{"kind": "ack", "number": 1}'
 CRASH = '{"kind": "crash", "number": 1}'
 FIRST = (OP.format("create", "t1", "[]"), DONE)
@@ -112,7 +113,8 @@ SECOND = (OP.format("overwrite", "t2", '["t1"]'), DONE)
         (FIRST, [], 0),
         ((*FIRST, CRASH, ACK), [], 0),
         ((*FIRST, ACK, *SECOND, ACK), ["t2"], 0),
-        ((*FIRST, ACK, *SECOND, ACK), [], 2),
+        ((*FIRST, ACK, *SECOND, ACK), [], 1),
+        ((*FIRST, ACK, *SECOND, ACK, OP.format("rename", "t3", "[]"), BLIND), [], 0),
         ((*FIRST, ACK, *SECOND, CRASH), [], 1),
         ((*FIRST, ACK, OP.format("unlink", "t2", '["t1"]'), DONE), [], 0),
         ((*FIRST, ACK, OP.format("unlink", "t2", "[]"), DONE), [], 1),

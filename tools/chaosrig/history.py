@@ -54,7 +54,9 @@ class History:
         owed |= set(self.owed)
         self.checked += len(owed)
         kept = _kept(shown, covering)
-        lost = sorted(token for token in owed if not kept(token))
+        gone = {token for token in owed if not kept(token)}
+        # One call takes a version along with all that it replaced, so only the last is counted.
+        lost = sorted(gone - {saw for token in gone for saw in by_token[token].saw})
         excused = min(len(lost), sum(operation.blind for operation in operations))
         self.excused += excused
         lost = lost[excused:]
