@@ -32,7 +32,8 @@ TEST_PACKAGES = (
 APPLICATION_PACKAGES = (
     "cpio", "dbus", "e2fsprogs", "emacs-nox", "fio", "imagemagick", "inotify-tools",
     "libglib2.0-bin", "libreoffice-writer-nogui", "make", "nano", "pcmanfm", "plocate",
-    "postgresql", "python3-uno", "stress-ng", "util-linux", "vim", "xdotool", "xvfb",
+    "postgresql", "python3-uno", "stress-ng", "util-linux", "vim", "xdotool", "xfsprogs",
+    "xvfb",
 )  # fmt: skip
 
 

@@ -80,6 +80,7 @@ class ExitCode(enum.IntEnum):
     TIMED_OUT = 3
     NOT_FOUND = 4
     REFUSED = 5
+    CRASHED = 6
 
 
 class UserError(PiperError):

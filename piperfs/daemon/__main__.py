@@ -73,6 +73,9 @@ def main() -> int:
         trio.run(run.run, job, starter, SYSTEM_CLOCK)
     except* PiperError as group:
         error = _first(group)
+    except* Exception as group:  # noqa: BLE001 - told, and the process ends
+        log.get_logger("daemon").error("daemon.failed", exc_info=group)
+        error = _crash(group)
     return ExitCode.DONE if error is None else _fail(starter, error, in_front=in_front)
 
 
@@ -81,6 +84,18 @@ def _fail(starter: Starter, error: PiperError, *, in_front: bool) -> int:
     if in_front:
         print(f"piperfs: {error}", file=sys.stderr)  # noqa: T201 - a person started us
     return error.code if isinstance(error, UserError) else ExitCode.FAILED
+
+
+def _crash(group: BaseExceptionGroup[Exception]) -> UserError:
+    """What to tell of an error that nobody foresaw; the log has the rest."""
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return UserError(
+        f"the daemon failed ({inner!r}); nothing that was saved is lost: mount again, and please "
+        "report what its log says",
+        ExitCode.CRASHED,
+    )
 
 
 def _first(group: BaseExceptionGroup[PiperError]) -> PiperError:

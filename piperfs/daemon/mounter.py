@@ -3,7 +3,9 @@
 A file system can only be mounted by root or by a setuid program, and a daemon that talks to
 strangers should be neither. So this small process opens the kernel's device, mounts, and hands
 the descriptor to a daemon that runs as an ordinary user and can never gain privileges. It then
-does nothing but wait, and detaches the directory when the daemon is gone, however it ended.
+does nothing but wait, and detaches the directory when the daemon is gone. Only if the daemon failed
+the mount stays, so that programs get an error instead of writing into the directory below it; at
+an automount point they cannot, and the next look mounts again.
 """
 
 import argparse
@@ -44,11 +46,12 @@ def main() -> int:
             sys.stderr.write(f"piperfs: {error}\n")
         Starter(arguments.ready_fd).failed(error)
         return error.code if isinstance(error, UserError) else ExitCode.FAILED
-    try:
-        return run_daemon(sys.argv[1:], arguments.ready_fd, descriptor, user)
-    finally:
-        if points.find_mount(arguments.mountpoint) is not None:
+    code = run_daemon(sys.argv[1:], arguments.ready_fd, descriptor, user)
+    if points.find_mount(arguments.mountpoint) is not None:
+        has_failed = code < 0 or code == ExitCode.CRASHED
+        if not has_failed or points.covers_automount(arguments.mountpoint):
             points.detach(arguments.mountpoint)
+    return code
 
 
 def find_user(name: str | None, state: Path) -> pwd.struct_passwd:

@@ -18,10 +18,12 @@ class Starter:
     def __init__(self, ready_fd: int | None = None) -> None:
         self._ready_fd = ready_fd
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        self.is_ready = False
         self.watchdog_s = int(os.environ.pop("WATCHDOG_USEC", "0")) / 1e6
 
     def ready(self, status: str) -> None:
         """The volume can be used from now on."""
+        self.is_ready = True
         self._answer(Reply(ok=status))
         self._notify(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
 

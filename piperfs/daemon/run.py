@@ -49,6 +49,18 @@ class Job:
     descriptor: int | None = None  # of the kernel, where somebody else has mounted already
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a daemon ends: because it shall, or because something failed while it was in use."""
+
+    starter: Starter
+    stop: trio.Event
+
+    def is_failure(self) -> bool:
+        """Whether nobody asked for the end that is coming."""
+        return self.starter.is_ready and not self.stop.is_set()
+
+
 async def run(job: Job, starter: Starter, clock: Clock) -> None:
     """Serve a volume until it is unmounted or a signal comes. Raises UserError, StoreError."""
     node = open_node(job.state, clock)
@@ -101,7 +113,8 @@ async def _run_parts(node: Node, job: Job, starter: Starter) -> None:
         nursery.start_soon(sparing.run)
         if job.mountpoint is not None:
             around = _surroundings(node, sparing, job.options.deadline_s)
-            await nursery.start(_mounted, node, job, job.mountpoint, around, stop)
+            ending = Ending(starter, stop)
+            await nursery.start(_mounted, node, job, job.mountpoint, around, ending)
         findable = Findable(job.state, Verbs(node, metrics).table())
         await nursery.start(findable.run)
         nursery.start_soon(upkeep.run, node, job.options.cache_bytes)
@@ -190,7 +203,7 @@ async def _mounted(
     job: Job,
     mountpoint: Path,
     around: Surroundings,
-    stop: trio.Event,
+    ending: Ending,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -211,6 +224,7 @@ async def _mounted(
         mountpoint if job.descriptor is None else Path(f"/dev/fd/{job.descriptor}"),
         MountOptions(node.label, read_only, options.allow_other, options.kernel),
         options.driver or mount.DEFAULT_DRIVER,
+        ending.is_failure,
     )
     try:
         await mount.serve(filesystem, service, where, task_status=task_status)
@@ -222,4 +236,4 @@ async def _mounted(
                 await service.sync()
             except PiperError as error:
                 log.warning("daemon.unsaved", reason=str(error))
-        stop.set()
+        ending.stop.set()

@@ -7,7 +7,8 @@ short helpers are root:
 - `take`, before the daemon, hands the descriptor to the service manager, which passes it on. After
   a crash there is no offer, so it mounts anew.
 - `leave`, where the unit is told to stop, unmounts, and the daemon ends in order.
-- `release`, after the daemon, detaches what it left behind.
+- `release`, after the daemon, detaches what it left behind. What a failed one left stays until it
+  is back: programs get an error meanwhile, instead of writing into the directory below the mount.
 
 A mount that a person unmounted is forgotten; one whose daemon died, or was stopped, comes back
 with it.
@@ -182,13 +183,14 @@ def release(name: str) -> None:
     if wanted is None:
         return
     mountpoint = Path(wanted.mountpoint)
+    stopped = units.path_of(name, "stopped")
+    was_stopped, has_failed = stopped.exists(), os.environ.get("SERVICE_RESULT") != "success"
+    stopped.unlink(missing_ok=True)
     if points.find_mount(mountpoint) is not None:
         points.abort(mountpoint)
-        points.detach(mountpoint)
-    stopped = units.path_of(name, "stopped")
-    was_unmounted = os.environ.get("SERVICE_RESULT") == "success" and not stopped.exists()
-    stopped.unlink(missing_ok=True)
-    if was_unmounted:
+        if was_stopped or not has_failed:
+            points.detach(mountpoint)
+    if not was_stopped and not has_failed:
         _forget(name)
 
 

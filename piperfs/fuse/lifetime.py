@@ -3,6 +3,9 @@
 Unmounting needs answers to the kernel's last requests, so serving outlives the cancellation. It
 does not outlive it for ever: another mount namespace, or a bind mount, may hold on to the file
 system after its own mount point is gone, and the kernel tells nobody.
+
+Where a failure ends the service, the mount is left without anybody to serve it: programs then get
+an error until it is mounted again, instead of writing into the directory below it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,8 +26,13 @@ log = get_logger("fuse")
 Wait = Callable[[], Awaitable[None]]
 
 
-async def serve_until_unmounted(serve: Wait, started: Wait, directory: Path) -> None:
-    """Run `serve` till it returns; `started` is awaited first. Unmounts when cancelled."""
+async def serve_until_unmounted(
+    serve: Wait, started: Wait, directory: Path, has_failed: Callable[[], bool]
+) -> None:
+    """Run `serve` till it returns; `started` is awaited first.
+
+    Unmounts when cancelled, unless `has_failed` says that a failure is the reason.
+    """
     scope = trio.CancelScope(shield=True)
     ended = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -40,13 +48,18 @@ async def serve_until_unmounted(serve: Wait, started: Wait, directory: Path) -> 
             await started()
             await trio.sleep_forever()
         finally:
-            with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
-                await unmount(directory)
-            with trio.move_on_after(HELD_ELSEWHERE_S, shield=True):
-                await ended.wait()
-            if not ended.is_set():
-                log.warning("fuse.held", reason="another namespace or a bind mount holds it")
+            if ended.is_set() or not has_failed():
+                await _unmount_in_order(directory, ended)
             scope.cancel()
+
+
+async def _unmount_in_order(directory: Path, ended: trio.Event) -> None:
+    with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
+        await unmount(directory)
+    with trio.move_on_after(HELD_ELSEWHERE_S, shield=True):
+        await ended.wait()
+    if not ended.is_set():
+        log.warning("fuse.held", reason="another namespace or a bind mount holds it")
 
 
 async def unmount(directory: Path) -> None:

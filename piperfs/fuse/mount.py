@@ -1,6 +1,7 @@
 """A mounted file system from attach to unmount, over either kernel binding."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -23,11 +24,12 @@ READY_TIMEOUT_S: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class MountPoint:
-    """Where and how to mount."""
+    """Where and how to mount, and whether a failure is why the mount is served no longer."""
 
     directory: Path
     options: MountOptions
-    driver: Driver = DEFAULT_DRIVER
+    driver: Driver
+    has_failed: Callable[[], bool]
 
 
 async def serve(
@@ -38,6 +40,8 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount, report readiness, and return when somebody unmounts. Unmounts when cancelled.
+
+    Where `where.has_failed`, the mount is left to whoever mounts next.
 
     Raises:
         UserError: it cannot be mounted there.
@@ -71,7 +75,7 @@ async def _serve_kernel(
         task_status.started()
 
     try:
-        await serve_until_unmounted(connection.run, started, where.directory)
+        await serve_until_unmounted(connection.run, started, where.directory, where.has_failed)
     finally:
         invalidator.stop()
         os.close(descriptor)

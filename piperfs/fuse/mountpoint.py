@@ -123,6 +123,12 @@ def is_automount(mountpoint: Path) -> bool:
     return kinds[-1:] == ["autofs"]
 
 
+def covers_automount(mountpoint: Path) -> bool:
+    """Whether the kernel would mount again, were what is mounted here detached."""
+    wanted = os.path.abspath(mountpoint)
+    return any(each.fs_type == "autofs" for each in mounts() if each.point == wanted)
+
+
 def is_stale(mountpoint: Path) -> bool:
     """Whether a mount hangs here that nobody serves any more.
 

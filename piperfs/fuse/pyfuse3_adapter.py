@@ -344,7 +344,7 @@ async def serve_pyfuse3(
         task_status.started()
 
     try:
-        await serve_until_unmounted(pyfuse3.main, started, where.directory)
+        await serve_until_unmounted(pyfuse3.main, started, where.directory, where.has_failed)
     finally:
         invalidator.stop()
         pyfuse3.close(unmount=False)

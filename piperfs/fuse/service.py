@@ -254,5 +254,5 @@ class Service:
         try:
             if spill or not self.flush_at_once(ino):
                 await self.flush(ino, spill=spill)
-        except (FsError, StoreError) as error:
-            log.warning("flush.delayed", ino=ino, reason=str(error))
+        except (FsError, StoreError, MemoryError) as error:
+            log.warning("flush.delayed", ino=ino, reason=str(error) or "no memory")

@@ -45,7 +45,7 @@ def to_errno(error: Exception) -> int:
     """The positive errno of an error; EIO for one that nobody foresaw."""
     if isinstance(error, FsError | StoreError):
         return ERRNO[error.kind]
-    return errno.EIO
+    return errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
 
 
 def is_foreseen(error: Exception) -> bool:

@@ -34,7 +34,10 @@ def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=(stream or sys.stderr).isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=(stream or sys.stderr).isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # others show variables: secrets
+        )
     )
     structlog.configure(
         processors=[

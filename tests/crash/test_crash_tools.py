@@ -11,7 +11,8 @@ TOOL = Path(__file__).parents[2] / "tools/crash"
 
 
 @pytest.mark.parametrize(
-    ("way", "rounds"), [("kill", 6), ("power", 2), ("replay", 200), ("errno", 3), ("rot", 60)]
+    ("way", "rounds"),
+    [("kill", 6), ("power", 2), ("memory", 3), ("replay", 200), ("errno", 3), ("rot", 60)],
 )
 def test_a_short_run_breaks_no_promise(way, rounds):
     command = [sys.executable, str(TOOL), way, "--rounds", str(rounds), "--quiet"]

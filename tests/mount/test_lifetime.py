@@ -1,13 +1,31 @@
 """How long daemons live: as long as their mount, whoever else still holds on to it."""
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.volumes import replicas
+from piperfs.core.errors import ExitCode
+from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.mount
+
+# A daemon one part of which fails when it is told to.
+FAILING = """
+import signal, sys, trio
+from piperfs.daemon import __main__ as daemon, upkeep
+
+async def fail(_):
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            raise RuntimeError("a fault")
+
+upkeep.watch = fail
+sys.exit(daemon.main())
+"""
 
 
 @pytest.mark.parametrize("driver", ["kernel", "pyfuse3"])
@@ -33,3 +51,27 @@ def holder_sees_its_own_mounts(pid: int) -> None:
     ours = Path("/proc/self/ns/mnt").readlink()
     while Path(f"/proc/{pid}/ns/mnt").readlink() == ours:
         pass
+
+
+@pytest.mark.parametrize("driver", ["kernel", "pyfuse3"])
+def test_a_daemon_that_fails_saves_all_and_leaves_no_bare_directory(
+    tmp_path: Path, driver: str
+) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.init()
+        command = [sys.executable, "-c", FAILING, "mount", str(anna.state), str(anna.mountpoint)]
+        options = ["-o", f"discovery=off,listen=127.0.0.1:0,driver={driver}"]
+        daemon = subprocess.Popen([*command, *options], env=anna.environment)
+        eventually(anna.is_mounted)
+        eventually(lambda: anna.status()["pid"] == daemon.pid)
+        opened = os.open(anna.mountpoint / "open", os.O_CREAT | os.O_WRONLY)
+        os.write(opened, b"never closed")
+        daemon.send_signal(signal.SIGUSR1)
+        assert daemon.wait(60) == ExitCode.CRASHED
+        with pytest.raises(OSError, match="not connected"):
+            (anna.mountpoint / "below").touch()
+        with pytest.raises(OSError, match="not connected"):
+            os.close(opened)
+        anna.mount(f"driver={driver}")
+        assert os.listdir(anna.mountpoint) == ["open"]
+        assert (anna.mountpoint / "open").read_bytes() == b"never closed"

@@ -1,7 +1,10 @@
 """The log: a place for events that cannot be written must not stop what the events are about."""
 
 import contextlib
+import io
 from pathlib import Path
+
+import pytest
 
 from piperfs.obs import log as logs
 
@@ -26,3 +29,18 @@ def test_a_closed_stream_loses_events_quietly(tmp_path):
     logs.get_logger("test").info("event.lost")
     logs.configure(as_json=False)
     assert "event.kept" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_error_is_told_without_what_variables_hold(as_json):
+    stream = io.StringIO()
+    logs.configure(stream, as_json=as_json)
+    passphrase = "opensesame"
+    try:
+        int("no number")
+    except ValueError:
+        logs.get_logger("test").exception("event.failed")
+    finally:
+        logs.configure(as_json=False)
+    assert "no number" in stream.getvalue()
+    assert passphrase not in stream.getvalue()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from crashing import errnos, kill, power, replay, rot
+from crashing import errnos, kill, memory, power, replay, rot
 from crashing.verify import BrokenPromiseError
 
 CLONE_NEWNS = 0x20000
@@ -18,6 +18,7 @@ Way = Callable[[argparse.Namespace], str]
 WAYS: dict[str, tuple[Way, int, int, str]] = {
     "kill": (kill.run, 15, 500, kill.__doc__ or ""),
     "power": (power.run, 3, 100, power.__doc__ or ""),
+    "memory": (memory.run, 6, 100, memory.__doc__ or ""),
     "errno": (errnos.run, 6, 0, errnos.__doc__ or ""),
     "rot": (rot.run, 200, 10_000, rot.__doc__ or ""),
     "replay": (replay.run, 200, 10_000, replay.__doc__ or ""),

@@ -1,15 +1,17 @@
-"""Power cuts: the store lies on ext4 on a loop device whose power is cut under load.
+"""Power cuts: the store lies on a loop device, by turns ext4 and XFS, that loses power under load.
 
-ext4 is told to shut down without flushing its log, which loses everything that was not forced to
-the disk. Before that, random ranges of the store's file are written back, as a kernel does when it
-likes to: without this, stores that forget to sync look good. Then the disk is mounted again (its
-journal is replayed), PiperFS is mounted, and the checks are those of `kill`.
+The file system is told to shut down without flushing its log, which loses everything that was not
+forced to the disk. Before that, random ranges of the store's file are written back, as a kernel
+does when it likes to: without this, stores that forget to sync look good. Then the disk is mounted
+again (its log is replayed), PiperFS is mounted, and the checks are those of `kill`.
 """
 
 import argparse
 import contextlib
 import ctypes
 import fcntl
+import itertools
+import math
 import os
 import random
 import select
@@ -27,7 +29,8 @@ from crashing.rounds import pid_of, run_round
 from tests.support.volumes import Replica, replicas
 
 DISK_BYTES = 768 << 20
-EXT4_IOC_SHUTDOWN = 0x8004587D
+FILE_SYSTEMS = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
+SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, which ext4 took over
 NO_LOG_FLUSH = 2
 LOG_FLUSH = 1
 SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
@@ -36,34 +39,34 @@ FRESH_DISK_EVERY = 10  # deleted files stay in a store, so it grows
 
 def run(options: argparse.Namespace) -> str:
     """Run rounds. Raises BrokenPromiseError."""
-    done = 0
-    while done < options.rounds:
-        count = min(FRESH_DISK_EVERY, options.rounds - done)
-        _on_a_fresh_disk(options, done, count)
-        done += count
-    return f"{done} power cuts, no promise broken"
+    share = math.ceil(options.rounds / len(FILE_SYSTEMS))
+    begins = range(0, options.rounds, min(FRESH_DISK_EVERY, share))
+    for begin, kind in zip(begins, itertools.cycle(FILE_SYSTEMS), strict=False):
+        _on_a_fresh_disk(options, kind, range(begin, min(begin + begins.step, options.rounds)))
+    return f"{options.rounds} power cuts, no promise broken"
 
 
-def _on_a_fresh_disk(options: argparse.Namespace, begin: int, count: int) -> None:
+def _on_a_fresh_disk(options: argparse.Namespace, kind: str, numbers: range) -> None:
     base = Path(tempfile.mkdtemp(prefix="piperfs-power-"))
     try:
-        with Disk(base) as disk, replicas(base / "r", "anna") as (anna,):
+        with Disk(base, kind) as disk, replicas(base / "r", "anna") as (anna,):
             anna.state = disk.mountpoint / "state"
             anna.init().mount()
-            for number in range(begin, begin + count):
+            for number in numbers:
                 seed = options.seed + number
                 text = run_round(anna, number, seed, cut(anna, disk, random.Random(seed)))
                 if not options.quiet:
-                    print(f"{number}: {text}", flush=True)
+                    print(f"{number}, {kind}: {text}", flush=True)
             anna.umount()
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
 
 class Disk:
-    """ext4 on a loop device."""
+    """A file system on a loop device."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, kind: str) -> None:
+        self._kind = kind
         self.mountpoint = base / "disk"
         self._image = base / "image"
         self._device = ""
@@ -72,7 +75,7 @@ class Disk:
         self.mountpoint.mkdir()
         with self._image.open("wb") as image:
             image.truncate(DISK_BYTES)
-        _run("mkfs.ext4", "-q", "-F", str(self._image))
+        _run(*FILE_SYSTEMS[self._kind], str(self._image))
         self._device = _run("losetup", "-f", "--show", str(self._image))
         self.mount()
         return self
@@ -92,7 +95,7 @@ class Disk:
         """Take the power away."""
         descriptor = os.open(self.mountpoint, os.O_RDONLY)
         try:
-            fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", how))
+            fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", how))
         finally:
             os.close(descriptor)
 
@@ -123,12 +126,13 @@ def writing_back(data: Path, rng: random.Random) -> Iterator[None]:
     descriptor = os.open(data, os.O_RDWR)
 
     def work() -> None:
-        while not stop.wait(rng.uniform(0, 0.02)):
-            size = os.fstat(descriptor).st_size
-            offset, length = rng.randrange(size) & ~4095, 4096 << rng.randrange(8)
-            flags = SYNC_FILE_RANGE_WRITE_AND_WAIT
-            arguments = (ctypes.c_int64(offset), ctypes.c_int64(length), flags)
-            libc.sync_file_range(descriptor, *arguments)
+        with contextlib.suppress(OSError):  # XFS says so when the power is gone
+            while not stop.wait(rng.uniform(0, 0.02)):
+                size = os.fstat(descriptor).st_size
+                offset, length = rng.randrange(size) & ~4095, 4096 << rng.randrange(8)
+                flags = SYNC_FILE_RANGE_WRITE_AND_WAIT
+                arguments = (ctypes.c_int64(offset), ctypes.c_int64(length), flags)
+                libc.sync_file_range(descriptor, *arguments)
 
     thread = threading.Thread(target=work)
     thread.start()
