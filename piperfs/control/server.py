@@ -51,19 +51,26 @@ async def serve(
     path: Path, verbs: Verbs, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Listen on a socket until cancelled; removes it at the end."""
-    listener = _bind(path)
+    clients = 0
+
+    async def welcome(stream: trio.SocketStream) -> None:
+        nonlocal clients
+        if clients >= CONTROL_CLIENTS_MAX:
+            await _turn_away(stream)
+            return
+        clients += 1
+        try:
+            await _answer_checked(stream, verbs)
+        finally:
+            clients -= 1
+
+    listener = trio.SocketListener(_bind(path))
     try:
         async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, welcome, [listener])
             task_status.started()
-            while True:
-                connection, _address = await listener.accept()
-                stream = trio.SocketStream(connection)
-                if len(nursery.child_tasks) >= CONTROL_CLIENTS_MAX:
-                    nursery.start_soon(_turn_away, stream)
-                else:
-                    nursery.start_soon(_answer_checked, stream, verbs)
     finally:
-        listener.close()
+        listener.socket.close()
         path.unlink(missing_ok=True)
 
 

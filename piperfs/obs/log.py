@@ -8,9 +8,11 @@ not either, since a log leaves the machine more easily than a disk.
 import contextlib
 import logging
 import sys
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
+
+SELDOM_S: Final = 60
 
 
 class Forgiving:
@@ -29,6 +31,22 @@ class Forgiving:
             self._stream.flush()
 
 
+class _Seldom(logging.Filter):
+    """One message of a library a minute, in a line: it repeats itself ten times a second."""
+
+    last = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        is_due = record.created - self.last >= SELDOM_S
+        if is_due:
+            self.last = record.created
+        return is_due
+
+
+_SELDOM: Final = _Seldom()
+
+
 def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info") -> None:
     """Send events to a stream, by default standard error."""
     renderer: structlog.typing.Processor = (
@@ -39,6 +57,7 @@ def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info
             exception_formatter=structlog.dev.plain_traceback,  # others show variables: secrets
         )
     )
+    logging.getLogger("trio.serve_listeners").addFilter(_SELDOM)  # no descriptor is free
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -51,6 +51,9 @@ class Reason(enum.Enum):
     SUPERSEDED = "superseded"  # an earlier version, in history
 
 
+PAST: Final = frozenset((Reason.DELETED, Reason.SUPERSEDED))
+
+
 class Collector:
     """One collection: run `steps` to its end, a step at a time."""
 
@@ -60,7 +63,7 @@ class Collector:
         self._records = store.records
         self._retention = retention
         self._marked: set[ChunkId] = set()
-        self._past: set[ChunkId] = set()  # of those, what only earlier versions need
+        self._past: set[ChunkId] = set()  # of those, what no version needs that shows
         self.kept: Counter[Reason] = Counter()  # chunks
         self.freed_chunks = 0
         self.freed_bytes = 0
@@ -89,12 +92,16 @@ class Collector:
         pending = [(chunk, height)]
         while pending:
             chunk, height = pending.pop()
-            if chunk in self._marked:
+            is_new = chunk not in self._marked
+            if not is_new and (reason in PAST or chunk not in self._past):
                 continue
-            self._marked.add(chunk)
-            if reason is Reason.SUPERSEDED:
+            if reason in PAST:
                 self._past.add(chunk)
-            self.kept[reason] += self._chunks.has(chunk)
+            else:
+                self._past.discard(chunk)
+            if is_new:
+                self._marked.add(chunk)
+                self.kept[reason] += self._chunks.has(chunk)
             if height > 0 and (node := self._chunks.get(chunk)) is not None:
                 level, children = self._chunks.node_children(node)
                 pending.extend((child, level - 1) for child in children)
@@ -164,5 +171,5 @@ class Collector:
                 if chunk not in self._marked and chunk not in noted:
                     self.freed_bytes += self._chunks.drop(chunk)
                     self.freed_chunks += 1
-        # What never came of an earlier version may be gone where it was made.
+        # What never came of a version that is gone may be gone where it was made.
         self._chunks.forget_wants((self._marked - self._past) | noted.keys())

@@ -2,13 +2,15 @@
 
 import json
 import os
+import resource
 import select
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.volumes import eventually, replicas
+from tests.support.volumes import PIPERFS, eventually, replicas
 
 pytestmark = pytest.mark.mount
 
@@ -32,3 +34,21 @@ def test_commands_go_on_after_a_logout_and_umount_after_the_next_login(tmp_path:
         os.close(process)
         assert list(run.glob("piperfs/*")) == []
         assert not (anna.state / "control.sock").exists()
+
+
+def test_a_command_waits_for_a_free_descriptor_and_the_daemon_goes_on(tmp_path: Path) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.init().mount()
+        pid = anna.pid
+        taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        least_free = min(set(range(len(taken) + 1)) - taken)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (least_free, before[1]))
+        command = subprocess.Popen(
+            [*PIPERFS, "digest", str(anna.state)], env=anna.environment, stdout=subprocess.PIPE
+        )
+        eventually(lambda: "Too many open files" in (anna.state / "daemon.log").read_text())
+        (anna.mountpoint / "file").write_bytes(b"text")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert command.communicate(timeout=30)[0]
+        assert (command.returncode, anna.pid) == (0, pid)

@@ -193,6 +193,22 @@ def test_what_only_a_quick_save_needed_is_doubted_and_wanted_no_more():
     assert not other.store.chunks.is_doubtful
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_what_only_a_deleted_file_needed_is_wanted_no_more(victim):
+    author, other = Node("alpha"), Node("beta", clock=TestClock(1_700_000_100))
+    alike = sorted(author.create(author.root, name) for name in (b"a", b"b"))
+    shared = [save(author, file, b"in both") for file in alike][0]
+    gone = author.create(author.root, b"gone")
+    save(author, gone, b"nowhere else")
+    other.receive(author.operations())
+    assert other.store.chunks.want_count == 2
+    author.apply(DeleteContent(gone), DeleteContent(alike[victim]))
+    other.receive(author.operations())
+    assert other.store.chunks.is_doubtful
+    collect(other)
+    assert other.store.chunks.wanted(10) == [shared]
+
+
 def test_content_of_what_waits_for_the_clock_is_wanted_and_stays_while_it_waits(node):
     late = Node("late", clock=TestClock(node.clock() // SECOND + 10 * 365 * 86_400))
     chunk = save(late, late.create(late.root, b"late"), b"of another year")
