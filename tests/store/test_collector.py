@@ -197,7 +197,7 @@ def test_what_only_a_quick_save_needed_is_doubted_and_wanted_no_more():
 def test_what_only_a_deleted_file_needed_is_wanted_no_more(victim):
     author, other = Node("alpha"), Node("beta", clock=TestClock(1_700_000_100))
     alike = sorted(author.create(author.root, name) for name in (b"a", b"b"))
-    shared = [save(author, file, b"in both") for file in alike][0]
+    shared, _ = (save(author, file, b"in both") for file in alike)
     gone = author.create(author.root, b"gone")
     save(author, gone, b"nowhere else")
     other.receive(author.operations())
