@@ -5,16 +5,20 @@ the process is killed then, it cannot end before that lock is free, and the lock
 the process has ended: the caller, the mount and the lock on the state directory hang for ever. So
 a child that does nothing else watches; if the daemon is dead and yet does not end, the child ends
 the connection between the kernel and the daemon, and all of them are free.
+
+What a dead daemon leaves at an automount point the child detaches: the next look mounts again.
 """
 
 import ctypes
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from piperfs.fuse.mountpoint import abort
+from piperfs.core.errors import UserError
+from piperfs.fuse.mountpoint import abort, covers_automount, free, is_stale
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
@@ -45,6 +49,9 @@ def _watch(daemon: int, mountpoint: Path) -> NoReturn:
         signal.sigwait(SIGNALS)
         time.sleep(POLL_S)  # the signal comes just before the death
     _free(daemon, mountpoint)
+    if covers_automount(mountpoint) and is_stale(mountpoint):
+        with suppress(UserError):  # who mounted for us detaches it
+            free(mountpoint)
     os._exit(0)
 
 

@@ -104,6 +104,9 @@ def test_a_line_in_fstab_mounts_on_demand(system: System):
     assert system.show("var-shared.mount", "ActiveState") == "active"
     assert status(system)["mountpoint"] == "/var/shared"
     system.must("mount", "-a")
+    system.must("kill", "-KILL", str(status(system)["pid"]))  # the next look mounts it again
+    eventually(lambda: system.run("cat", "/var/shared/new").stdout == "on demand\n")
+    assert status(system)["mountpoint"] == "/var/shared"
     system.must("systemctl", "stop", "var-shared.automount", "var-shared.mount")
     assert status(system)["pid"] is None
     assert "No findings" in system.must("piperfs", "fsck", "home")
