@@ -92,6 +92,8 @@ PREAUTH_BURST_MAX: Final = 64
 PREAUTH_ORIGINS_MAX: Final = 4096  # hosts whose budgets are remembered
 PREAUTH_PER_HOST_MAX: Final = 8  # an IPv6 network of 64 bits counts as one host
 
+LOG_BYTES_MAX: Final = 8 * MIB  # of a daemon's log; the one before it is kept as well
+
 # Commands of this computer's users.
 CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
 CONTROL_CLIENTS_MAX: Final = 16

@@ -13,6 +13,7 @@ import trio
 
 from piperfs.control import places
 from piperfs.core.errors import ExitCode, PiperError, UserError
+from piperfs.core.limits import LOG_BYTES_MAX
 from piperfs.daemon import footprint, lifecycle, scrubbing, upkeep
 from piperfs.daemon.accounts import SYSTEM_ACCOUNTS
 from piperfs.daemon.clock import Clock
@@ -30,6 +31,7 @@ from piperfs.fuse import mount
 from piperfs.fuse.mountpoint import MountOptions, find_mount
 from piperfs.fuse.service import Service, Surroundings
 from piperfs.obs import log as logs
+from piperfs.obs.logfile import LogFile
 from piperfs.obs.metrics import Metrics
 from piperfs.replication.replicator import Replicator, ReplicatorOptions
 
@@ -75,10 +77,7 @@ async def run(job: Job, starter: Starter, clock: Clock) -> None:
 
 def _log_to_file(path: Path) -> None:
     """Turn from the terminal of whoever started us to the volume's log."""
-    stream = path.open("a", encoding="utf-8", buffering=1)
-    os.dup2(stream.fileno(), 1)
-    os.dup2(stream.fileno(), 2)
-    logs.configure(stream, as_json=True)
+    logs.configure(LogFile(path, LOG_BYTES_MAX), as_json=True)
 
 
 async def _run_node(node: Node, job: Job, starter: Starter) -> None:

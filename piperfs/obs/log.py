@@ -8,17 +8,27 @@ not either, since a log leaves the machine more easily than a disk.
 import contextlib
 import logging
 import sys
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 
 SELDOM_S: Final = 60
 
 
-class Forgiving:
-    """A stream that loses what it cannot write: a full disk must not stop the work."""
+class Sink(Protocol):
+    """Where events go, as text."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool: ...
+
+
+class Forgiving:
+    """A sink that loses what it cannot write: a full disk must not stop the work."""
+
+    def __init__(self, stream: Sink) -> None:
         self._stream = stream
 
     def write(self, text: str, /) -> int:
@@ -47,7 +57,7 @@ class _Seldom(logging.Filter):
 _SELDOM: Final = _Seldom()
 
 
-def configure(stream: TextIO | None = None, *, as_json: bool, level: str = "info") -> None:
+def configure(stream: Sink | None = None, *, as_json: bool, level: str = "info") -> None:
     """Send events to a stream, by default standard error."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()

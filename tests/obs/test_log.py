@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,29 @@ def test_an_error_is_told_without_what_variables_hold(as_json):
         logs.configure(as_json=False)
     assert "no number" in stream.getvalue()
     assert passphrase not in stream.getvalue()
+
+
+LOGGING = """
+import os, sys
+from pathlib import Path
+from piperfs.obs import log as logs
+from piperfs.obs.logfile import LogFile
+
+logs.configure(LogFile(Path(sys.argv[1]), 10_000), as_json=True)
+for number in range(1000):
+    logs.get_logger("test").info("event.told", number=number)
+os.write(2, b"the interpreter's last words\\n")
+"""
+
+
+def test_a_full_log_becomes_the_older_of_two(tmp_path):
+    path = tmp_path / "daemon.log"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", LOGGING, str(path)], check=True)
+    older = tmp_path / "daemon.log.1"
+    assert sorted(tmp_path.iterdir()) == [path, older]
+    assert path.stat().st_size < older.stat().st_size < 10_200
+    lines = (older.read_text() + path.read_text()).splitlines()
+    assert lines.pop() == "the interpreter's last words"
+    numbers = [json.loads(line)["number"] for line in lines]
+    assert numbers == list(range(1000 - len(lines), 1000))

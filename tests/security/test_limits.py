@@ -287,6 +287,7 @@ ELSEWHERE = {
     "PREAUTH_BURST_MAX": "test_who_knocks_too_often",
     "PREAUTH_ORIGINS_MAX": "test_who_knocks_too_often",
     "PREAUTH_PER_HOST_MAX": "test_strangers_from_everywhere",
+    "LOG_BYTES_MAX": "tests/obs/test_log.py",
     "CONTROL_CLIENTS_MAX": "tests/control/test_control.py",
     "CHUNK_BYTES_MIN": "no limit but a size to aim at",
     "CHUNK_BYTES_AVERAGE": "no limit but a size to aim at",
