@@ -27,9 +27,11 @@ class LogFile:
 
     def write(self, text: str, /) -> int:
         """Raises OSError if the disk does not take it."""
-        self._turn_if_full()
-        self._size += len(text)
-        return self._stream.write(text)
+        count = self._stream.write(text)
+        self._size += count
+        if text.endswith("\n"):  # a line stays whole
+            self._turn_if_full()
+        return count
 
     def flush(self) -> None:
         """Raises OSError if the disk does not take it."""
