@@ -72,7 +72,9 @@ def main() -> int:
             become_owner(arguments.state, as_daemon=True)
         trio.run(run.run, job, starter, SYSTEM_CLOCK)
     except* PiperError as group:
-        error = _first(group)
+        first = _innermost(group)
+        assert isinstance(first, PiperError)
+        error = first
     except* Exception as group:  # noqa: BLE001 - told, and the process ends
         log.get_logger("daemon").error("daemon.failed", exc_info=group)
         error = _crash(group)
@@ -88,22 +90,17 @@ def _fail(starter: Starter, error: PiperError, *, in_front: bool) -> int:
 
 def _crash(group: BaseExceptionGroup[Exception]) -> UserError:
     """What to tell of an error that nobody foresaw; the log has the rest."""
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
     return UserError(
-        f"the daemon failed ({inner!r}); nothing that was saved is lost: mount again, and please "
-        "report what its log says",
+        f"the daemon failed ({_innermost(group)!r}); nothing that was saved is lost: mount again, "
+        "and please report what its log says",
         ExitCode.CRASHED,
     )
 
 
-def _first(group: BaseExceptionGroup[PiperError]) -> PiperError:
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    assert isinstance(inner, PiperError)
-    return inner
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 if __name__ == "__main__":

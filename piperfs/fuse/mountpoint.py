@@ -124,9 +124,10 @@ def is_automount(mountpoint: Path) -> bool:
 
 
 def covers_automount(mountpoint: Path) -> bool:
-    """Whether the kernel would mount again, were what is mounted here detached."""
+    """Whether something is mounted here, and would be again if it were detached."""
     wanted = os.path.abspath(mountpoint)
-    return any(each.fs_type == "autofs" for each in mounts() if each.point == wanted)
+    kinds = [each.fs_type for each in mounts() if each.point == wanted]
+    return "autofs" in kinds[:-1] and kinds[-1] != "autofs"
 
 
 def is_stale(mountpoint: Path) -> bool:

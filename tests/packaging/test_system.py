@@ -107,7 +107,10 @@ def test_a_line_in_fstab_mounts_on_demand(system: System):
     system.must("kill", "-KILL", str(status(system)["pid"]))  # the next look mounts it again
     eventually(lambda: system.run("cat", "/var/shared/new").stdout == "on demand\n")
     assert status(system)["mountpoint"] == "/var/shared"
-    system.must("systemctl", "stop", "var-shared.automount", "var-shared.mount")
+    system.must("systemctl", "stop", "var-shared.mount")  # and nobody looks
+    eventually(lambda: system.run("pgrep", "piperfs-guard").returncode == 1)
+    assert system.show("var-shared.mount", "ActiveState") == "inactive"
+    system.must("systemctl", "stop", "var-shared.automount")
     assert status(system)["pid"] is None
     assert "No findings" in system.must("piperfs", "fsck", "home")
     system.must("mount", "-t", "piperfs", "-o", QUIET, "home", "/var/shared")
