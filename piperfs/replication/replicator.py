@@ -328,6 +328,11 @@ class Replicator:
 
     # Facts
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is any member to talk to."""
+        return bool(self._sessions)
+
     def holders(self) -> list[ReplicaId]:
         """Connected members that durably hold everything this replica has."""
         durable = self._local.store.log.durable_lseq

@@ -27,18 +27,19 @@ LONG_END: Final = b"\xff" * 41
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how long deleted and superseded versions are kept."""
+    """For how long superseded and deleted versions are kept."""
 
     ns: int
     versions_min: int  # of each file that is still there, however old they are
+    deleted_ns: int  # the last version of a file, after its deletion
 
     def needs(self, head: ContentHead, now_ns: int) -> bool:
         """Whether a head's chunks are kept; where bodies are unreadable, all are."""
         is_deletion = getattr(head.body, "alive", True) is False
-        return not is_deletion or head.hlc > now_ns - self.ns
+        return not is_deletion or head.hlc > now_ns - self.deleted_ns
 
 
-RETENTION: Final = Retention(30 * DAY_NS, 10)
+RETENTION: Final = Retention(30 * DAY_NS, 10, 30 * DAY_NS)
 
 
 class Reason(enum.Enum):

@@ -101,6 +101,41 @@ def test_deleting_makes_room_on_a_full_disk(tmp_path, driver, size):
         assert a.piperfs("fsck", str(a.state)) == "No findings.\n"
 
 
+def test_a_full_disk_keeps_deleted_files_that_may_come_back_from_elsewhere(tmp_path):
+    with replicas(tmp_path, "anna", "ben") as (a, b), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        b.join(a).mount(f"peer={a.address},cache=1M")  # who fetches only what is read
+        content = os.urandom(3 * MIB)
+        (a.mountpoint / "name").write_bytes(content)
+        eventually(lambda: (b.mountpoint / "name").stat().st_size == len(content))
+        b.umount()
+        (a.mountpoint / "name").unlink()
+        for path in save_many(a.mountpoint, "more", 3 * MIB):
+            path.unlink()
+        save_many(a.mountpoint, "again", 3 * MIB)
+        a.umount()
+        b.mount()
+        (b.mountpoint / "name").rename(b.mountpoint / "other")
+        b.umount()
+        a.mount()
+        b.mount(f"peer={a.address},cache=1M")
+        assert eventually((a.mountpoint / "other").read_bytes) == content
+        assert (b.mountpoint / "other").read_bytes() == content
+
+
+def test_deleting_makes_room_where_another_member_holds_what_is_deleted(tmp_path):
+    with replicas(tmp_path, "anna", "ben") as (a, b), small_disk(tmp_path / "disk", 120) as disk:
+        a.state = disk / "state"
+        a.init().mount()
+        b.join(a).mount(f"peer={a.address}")
+        many = save_many(a.mountpoint, "old", 3 * MIB)
+        for path in many:
+            path.unlink()
+        again = save_many(a.mountpoint, "new", 3 * MIB)
+        assert len(again) > len(many) // 3
+
+
 def save_many(folder, name, size):
     """Save files until there is no room for more."""
     saved = []
