@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 log = get_logger("members")
 
 FULL_BYTES: Final = 8 * MIB  # with less, a person hears of it
+IS_FULL: Final = "the disk is full: writing fails, deleting works; make room on it"
+NO_HOLDER: Final = ", or connect a member that holds all: until then deleting makes none"
 Parts: TypeAlias = tuple[StateDirectory, str, Secrets, Protection, MembershipGraph, Clock]
 ADDRESSES: Final = b"addresses"  # where this replica was last reached, for tickets
 
@@ -77,6 +79,7 @@ class Node:
     mountpoint: str | None = None
     is_daemon: bool = False
     damaged_values: int = 0  # found by the last walk over the store
+    keeps_deleted: bool = False  # on a full disk too, since nobody else is known to hold it
     census: "Census | None" = None  # what the last walk over the store found
     salvage: SalvageEngine | None = None  # set while the store is being checked or repaired
     flush: Callable[[], Awaitable[None]] | None = None  # saves what open files hold, and commits
@@ -298,7 +301,7 @@ class Node:
         if self.damaged_values:
             found["values"] = f"{self.damaged_values} damaged ones: run piperfs fsck --repair"
         if self.space().available < FULL_BYTES:
-            found["space"] = "the disk is full: writing fails, deleting works; make room on it"
+            found["space"] = IS_FULL + (NO_HOLDER if self.keeps_deleted else "")
         found.update(forks.health(self))
         state = self.graph.state()
         if state.proposals:

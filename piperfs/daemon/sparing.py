@@ -45,7 +45,6 @@ class Sparing:
         self._rests_until = float("-inf")
         self._is_busy = False
         self._seen = -1  # how many writes were outdated when old versions were let go
-        self._has_withheld = False  # whether what was deleted stayed, for want of another holder
 
     async def run(self) -> None:
         """Look after the room, for ever."""
@@ -67,7 +66,7 @@ class Sparing:
     def _may_help(self) -> bool:
         """Whether something was replaced or deleted since, or is held elsewhere by now."""
         has_news = self._node.store.log.outdated != self._seen
-        return has_news or (self._has_withheld and self._is_held)
+        return has_news or (self._node.keeps_deleted and self._is_held)
 
     @property
     def _is_held(self) -> bool:
@@ -112,10 +111,10 @@ class Sparing:
     async def _spare(self) -> None:
         node, begun, freed = self._node, trio.current_time(), 0
         await self._commit()  # what was deleted just now
-        self._has_withheld = not await self._wait_until_held()
+        self._node.keeps_deleted = not await self._wait_until_held()
         for ns, versions_min in SHORTER:
             self._seen = node.store.log.outdated
-            deleted_ns = RETENTION.deleted_ns if self._has_withheld else ns
+            deleted_ns = RETENTION.deleted_ns if self._node.keeps_deleted else ns
             collector = await upkeep.collect(node, Retention(ns, versions_min, deleted_ns))
             freed += collector.freed_bytes if collector else 0
             for _ in range(2):  # what one commit sets free, only the one after the next can use

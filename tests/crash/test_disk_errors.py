@@ -114,6 +114,7 @@ def test_a_full_disk_keeps_deleted_files_that_may_come_back_from_elsewhere(tmp_p
         for path in save_many(a.mountpoint, "more", 3 * MIB):
             path.unlink()
         save_many(a.mountpoint, "again", 3 * MIB)
+        assert "connect a member" in a.status()["health"]["space"]
         a.umount()
         b.mount()
         (b.mountpoint / "name").rename(b.mountpoint / "other")
