@@ -44,6 +44,7 @@ MUST_REACH = (
     "directories shared a name",
     "log: operations.withdrawn",
     "log: replica.restored",
+    "log: versions.spared",
     "ranges were compared",
     "power was lost just before a batch was durable",
     "power was lost just after a batch was durable",

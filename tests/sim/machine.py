@@ -25,6 +25,7 @@ from piperfs.daemon.clock import Clock
 from piperfs.daemon.keyfile import Secrets
 from piperfs.daemon.node import Medium, Node, assemble_on
 from piperfs.daemon.space import DiskSpace
+from piperfs.daemon.sparing import Sparing
 from piperfs.daemon.statedir import StateDirectory
 from piperfs.fs.files import Clock as FileClock
 from piperfs.fs.filesystem import Filesystem, World
@@ -224,13 +225,15 @@ class Machine:
         node.filesystem = Filesystem(node.store, node.keyring, World(
             clock, self.entropy, node.space, owners))  # fmt: skip
         node.store.on_change = node.filesystem.report
-        self.service = Service(node.filesystem, self._surroundings(node, replicator))
+        sparing = Sparing(node)
+        self.service = Service(node.filesystem, self._surroundings(node, replicator, sparing))
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as committing:
                 committing.start_soon(node.committer.run)
                 async with trio.open_nursery() as nursery:
                     await nursery.start(replicator.run)
                     nursery.start_soon(self.service.run)
+                    nursery.start_soon(sparing.run)
                     nursery.start_soon(upkeep.forget_wants, node)
                     nursery.start_soon(upkeep.tend_members, node)
                     task_status.started()
@@ -256,13 +259,14 @@ class Machine:
                 raise
             self.trace.note("unsaved", self.name)
 
-    def _surroundings(self, node: Node, replicator: Replicator) -> Surroundings:
+    def _surroundings(self, node: Node, replicator: Replicator, sparing: Sparing) -> Surroundings:
         async def fetch(chunks: Iterable[ChunkId], deadline: float) -> None:
             await replicator.fetch(chunks, deadline)
 
         return Surroundings(
             fetch, replicator.prefetch, node.committer.wake, node.committer.commit, self.now_ns,
-            self.in_thread, READ_DEADLINE_S,
+            self.in_thread, READ_DEADLINE_S, is_crowded=sparing.is_crowded,
+            find_room=sparing.find_room,
         )  # fmt: skip
 
     def stop(self) -> None:
