@@ -8,18 +8,24 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
 from piperfs.core.clock import Runner
 
 T = TypeVar("T")
+NO_THREAD: Final = "start new thread"  # the interpreter's words: the user has too many
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run what takes long beside the event loop."""
-    return await trio.to_thread.run_sync(work)
+    """Run what takes long beside the event loop, or in it where no thread can be had."""
+    try:
+        return await trio.to_thread.run_sync(work)
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+    return work()
 
 
 @dataclass(frozen=True, slots=True)

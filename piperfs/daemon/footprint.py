@@ -8,12 +8,14 @@ as the largest thing it ever did.
 import ctypes
 import mmap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import trio
 
 from piperfs.core.limits import MIB
+from piperfs.daemon.clock import in_thread
 
 LOOK_S: Final = 2
 MAPPED_BYTES_MAX: Final = 128 * MIB
@@ -30,9 +32,9 @@ async def run(store: Path) -> None:
         await trio.sleep(LOOK_S)
         found, looks = resident_bytes(), looks + 1
         if found.mapped > MAPPED_BYTES_MAX:
-            await trio.to_thread.run_sync(release_mapped_pages, store)
+            await in_thread(partial(release_mapped_pages, store))
         if found.own > kept + GROWN_BYTES_MIN or looks >= LOOKS_MAX:
-            await trio.to_thread.run_sync(release_freed_memory)
+            await in_thread(release_freed_memory)
             kept, looks = resident_bytes().own, 0
 
 

@@ -55,7 +55,7 @@ async def run(node: Node, cache_bytes: int | None) -> None:
     if cache_bytes is not None:
         node.store.chunks.track_use(max(USED_MIN, cache_bytes // CHUNK_BYTES_AVERAGE // 2))
         jobs.append(Job(TICK_S, partial(make_room, limit_bytes=cache_bytes)))
-    await trio.to_thread.run_sync(node.space.hold)
+    await node.clock.in_thread(node.space.hold)
     passed = 0
     while True:
         await trio.sleep(TICK_S)
@@ -68,12 +68,12 @@ async def run(node: Node, cache_bytes: int | None) -> None:
 
 async def keep_up(node: Node) -> None:
     """Keep room for deletions on a full disk."""
-    await trio.to_thread.run_sync(node.space.hold)
+    await node.clock.in_thread(node.space.hold)
 
 
 async def count(node: Node) -> None:
     """Look at everything once; what is amiss shows in `status` and in the metrics."""
-    node.census = await trio.to_thread.run_sync(census.take, node)
+    node.census = await node.clock.in_thread(partial(census.take, node))
     if node.census.mismatches:
         log.error("view.mismatches", count=node.census.mismatches)
 

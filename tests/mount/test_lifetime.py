@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from piperfs.core.errors import ExitCode
+from tests.support.disks import failing_calls, fsync
 from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.mount
@@ -75,3 +77,16 @@ def test_a_daemon_that_fails_saves_all_and_leaves_no_bare_directory(
         anna.mount(f"driver={driver}")
         assert os.listdir(anna.mountpoint) == ["open"]
         assert (anna.mountpoint / "open").read_bytes() == b"never closed"
+
+
+def test_a_daemon_that_gets_no_more_threads_goes_on(tmp_path: Path) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.init().mount()
+        pid = anna.pid
+        content = os.urandom(3 << 20)
+        names = [f"f{n}" for n in range(8)]
+        faults = (f"{call}:error=EAGAIN" for call in ("clone", "clone3"))
+        with failing_calls(pid, *faults), ThreadPoolExecutor(len(names)) as programs:
+            list(programs.map(lambda name: fsync(anna.mountpoint / name, content), names))
+        assert all((anna.mountpoint / name).read_bytes() == content for name in names)
+        assert anna.pid == pid
