@@ -1,8 +1,9 @@
 """Signals, watchdog and the process's own hardening: what surrounds the work of a daemon.
 
-The first SIGTERM or SIGINT asks for an orderly stop, in which everything reaches the disk. A
-second one ends the process at once; that is safe too, since a commit is atomic, but loses the
-seconds that were never promised to be durable.
+The first SIGTERM or SIGINT asks for an orderly stop, in which everything reaches the disk, as does
+the SIGHUP of a terminal that goes away, unless `nohup` said to ignore it. A second one ends the
+process at once; that is safe too, since a commit is atomic, but loses the seconds that were never
+promised to be durable.
 """
 
 import ctypes
@@ -33,11 +34,17 @@ def gain_no_privileges() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Those that ask for an orderly stop."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if is_ignored else [signal.SIGHUP])]
+
+
 async def stop_on_signal(
     stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Set `stop` at the first signal; leave the process at the second."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*stopping_signals()) as signals:
         task_status.started()
         async for number in signals:
             log.info("daemon.signal", name=signal.Signals(number).name)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from piperfs.core.errors import ExitCode, PiperError, UserError
+from piperfs.daemon.lifecycle import stopping_signals
 from piperfs.daemon.notify import Starter
 from piperfs.daemon.options import Options, parse_options
 from piperfs.daemon.owner import environment_of, find_owner
@@ -110,7 +111,7 @@ def run_daemon(
     )  # fmt: skip
     for number in kept:
         os.close(number)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         signal.signal(number, _stopper(child, Path(arguments[1])))
     return child.wait()
 

@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from piperfs.core.errors import ExitCode
 from tests.support.disks import failing_calls, fsync
-from tests.support.volumes import eventually, replicas
+from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 pytestmark = pytest.mark.mount
 
@@ -90,3 +92,37 @@ def test_a_daemon_that_gets_no_more_threads_goes_on(tmp_path: Path) -> None:
             list(programs.map(lambda name: fsync(anna.mountpoint / name, content), names))
         assert all((anna.mountpoint / name).read_bytes() == content for name in names)
         assert anna.pid == pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_daemon_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.init()
+        with in_front(anna) as daemon:
+            (anna.mountpoint / "file").write_bytes(b"text")
+            daemon.send_signal(number)
+            assert daemon.wait(60) == ExitCode.DONE
+            assert not anna.is_mounted()
+        anna.mount()
+        assert (anna.mountpoint / "file").read_bytes() == b"text"
+
+
+def test_nohup_keeps_a_daemon(tmp_path: Path) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.init()
+        with in_front(anna, "nohup") as daemon:
+            daemon.send_signal(signal.SIGHUP)
+            (anna.mountpoint / "file").write_bytes(b"text")
+            anna.umount()
+            assert daemon.wait(60) == ExitCode.DONE
+
+
+@contextmanager
+def in_front(replica: Replica, *before: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A daemon of a terminal."""
+    where = [str(replica.state), str(replica.mountpoint), "-o", "discovery=off"]
+    command = [*before, *PIPERFS, "mount", "-f", *where]
+    with subprocess.Popen(command, env=replica.environment, stdin=subprocess.DEVNULL) as daemon:
+        eventually(replica.is_mounted)
+        eventually(lambda: replica.status()["pid"] == daemon.pid)
+        yield daemon
