@@ -11,6 +11,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -20,7 +21,8 @@ from sortedcontainers import SortedDict
 from piperfs.core.errors import ErrorKind, StoreError
 from piperfs.store.pages import PAGE_BYTES, PageFile, rows_in
 
-MAP_BYTES: Final = 1 << 44  # 16 TiB of address space, not of disk
+# Address space for the map, not disk: the first that can be had. Some computers have 39 bits of it.
+MAP_BYTES: Final = tuple(1 << bits for bits in (44, 38, 36, 34, 32, 30))
 TABLES_MAX: Final = 32
 DATA_FILE: Final = "data.mdb"
 DAMAGED: Final = "the store's file is damaged ({}): run piperfs fsck"
@@ -100,6 +102,16 @@ def _never(count: int) -> bool:
     return False
 
 
+def _open(directory: Path, *, create: bool) -> lmdb.Environment:
+    for map_size in MAP_BYTES:
+        with suppress(lmdb.MemoryError):
+            return lmdb.open(
+                str(directory), map_size=map_size, max_dbs=TABLES_MAX, mode=0o600,
+                readahead=True, create=create,
+            )  # fmt: skip
+    raise StoreError(f"{directory} needs more address space than it may have: see ulimit -v")
+
+
 class LmdbEngine:
     """The store's file. Reads belong to one thread; one commit at a time may run in another.
 
@@ -122,10 +134,7 @@ class LmdbEngine:
         self.claim_room: Callable[[int], bool] = _always
         self.is_tight: Callable[[int], bool] = _never
         try:
-            self._env = lmdb.open(
-                str(directory), map_size=MAP_BYTES, max_dbs=TABLES_MAX, mode=0o600,
-                readahead=True, create=create,
-            )  # fmt: skip
+            self._env = _open(directory, create=create)
             self._pad(directory / DATA_FILE)
             self._witness = os.open(directory / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
             self._tables = {
@@ -287,7 +296,7 @@ class LmdbEngine:
         if kind is ErrorKind.IO or self._is_panicked():
             self._failed = str(error)
         elif kind is ErrorKind.NO_SPACE:
-            self.claim_room(MAP_BYTES)  # the reserve is given up for the next try
+            self.claim_room(MAP_BYTES[0])  # the reserve is given up for the next try
         raise StoreError(f"the store could not commit: {error}", kind) from error
 
     def _kind_of(self, error: Exception, needed: int, *, is_tight: bool) -> ErrorKind:

@@ -81,6 +81,18 @@ def test_a_daemon_that_fails_saves_all_and_leaves_no_bare_directory(
         assert (anna.mountpoint / "open").read_bytes() == b"never closed"
 
 
+def test_a_computer_with_little_address_space_will_do(tmp_path: Path) -> None:
+    with replicas(tmp_path, "anna") as (anna,):
+        anna.program = ("prlimit", f"--as={4 << 30}", *PIPERFS)
+        anna.init().mount()
+        (anna.mountpoint / "file").write_bytes(b"text")
+        anna.umount()
+        anna.program = ("prlimit", f"--as={1 << 30}", *PIPERFS)
+        refused = anna.run("mount", str(anna.state), str(anna.mountpoint))
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (ExitCode.FAILED, 1)
+        assert "ulimit -v" in refused.stderr
+
+
 def test_a_daemon_that_gets_no_more_threads_goes_on(tmp_path: Path) -> None:
     with replicas(tmp_path, "anna") as (anna,):
         anna.init().mount()
