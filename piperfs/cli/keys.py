@@ -9,7 +9,7 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask_offline
-from piperfs.control.places import resolve_volume
+from piperfs.control.places import find_volume
 
 PASSPHRASE_CHARS_MAX = 1024
 
@@ -26,7 +26,7 @@ def _passphrase(*, again: bool) -> str:
 def protect(volume: str, plain: bool) -> None:
     """Protect this computer's key with a passphrase, which is read from standard input."""
     arguments = {"plain": True} if plain else {"passphrase": _passphrase(again=True)}
-    ask_offline(resolve_volume(volume), "protect", {**arguments})
+    ask_offline(find_volume(volume), "protect", {**arguments})
     if plain:
         output.note("This computer's key is protected by file permissions alone.")
     else:
@@ -37,7 +37,7 @@ def protect(volume: str, plain: bool) -> None:
 @click.argument("volume")
 def unlock(volume: str) -> None:
     """Keep the unlocked key in the kernel until `lock`, or until the computer is switched off."""
-    ask_offline(resolve_volume(volume), "unlock", {"passphrase": _passphrase(again=False)})
+    ask_offline(find_volume(volume), "unlock", {"passphrase": _passphrase(again=False)})
     output.line("Unlocked")
 
 
@@ -45,5 +45,5 @@ def unlock(volume: str) -> None:
 @click.argument("volume")
 def lock(volume: str) -> None:
     """Make the kernel forget the unlocked key; a daemon that runs keeps running."""
-    done = ask_offline(resolve_volume(volume), "lock", {})
+    done = ask_offline(find_volume(volume), "lock", {})
     output.line("Locked" if done["locked"] else "It was locked already")

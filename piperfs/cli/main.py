@@ -54,8 +54,8 @@ class InOrder(click.Group):
 def piperfs() -> None:
     """One folder on all your computers, mounted, offline as well as online.
 
-    VOLUME is the path of a state directory, or a bare name that is looked up in
-    $XDG_DATA_HOME/piperfs (/var/lib/piperfs for root).
+    VOLUME is a state directory, a place in its mount, or a bare name that is looked
+    up in $XDG_DATA_HOME/piperfs (/var/lib/piperfs for root).
     """
 
 

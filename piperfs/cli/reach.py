@@ -20,7 +20,7 @@ def ask(
     Raises:
         UserError: what went wrong, for a person.
     """
-    state = places.resolve_volume(volume)
+    state = places.find_volume(volume)
     with output.progress(wanted=news is None) as bar:
         show = news or bar
         connection = places.connect(state)

@@ -6,7 +6,6 @@ work without a mount too.
 
 import datetime as dt
 import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -23,7 +22,7 @@ def _place(words: tuple[str, ...]) -> tuple[str, str]:
     """Volume and path out of `PATH` or `VOLUME PATH`. Raises UserError."""
     if len(words) == 2:
         path = words[1]
-        running = places.find_running(places.resolve_volume(words[0]))
+        running = places.find_running(places.find_volume(words[0]))
         mountpoint = running.mountpoint if running is not None else None
         full = os.path.abspath(path)
         is_below = mountpoint is not None and full.startswith(mountpoint + "/")
@@ -33,12 +32,9 @@ def _place(words: tuple[str, ...]) -> tuple[str, str]:
     if len(words) != 1:
         raise UserError("expected PATH, or VOLUME and PATH", ExitCode.USAGE)
     full = os.path.abspath(words[0])
-    above = full
-    while above != "/":
-        above = os.path.dirname(above)
-        running = places.find_mounted(Path(above))
-        if running is not None:
-            return running.state, _text(full)
+    running = places.find_mounted_above(os.path.dirname(full))
+    if running is not None:
+        return running.state, _text(full)
     raise UserError(
         f"{words[0]} is not below a mount point of PiperFS; give VOLUME and PATH",
         ExitCode.NOT_FOUND,

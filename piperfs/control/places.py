@@ -200,6 +200,24 @@ def find_mounted(mountpoint: Path) -> Running | None:
     return min(found, key=lambda running: running.is_dead, default=None)
 
 
+def find_mounted_above(path: str | Path) -> Running | None:
+    """The daemon at whose mount point a path is, or below it."""
+    full = Path(os.path.abspath(path))
+    found = (find_mounted(each) for each in (full, *full.parents))
+    return next((running for running in found if running is not None), None)
+
+
+def find_volume(spec: str) -> Path:
+    """The state directory that a person means: by name, by its path, or by a place in its mount.
+
+    Raises:
+        UserError: the text is empty.
+    """
+    is_path = "/" in spec or spec in (".", "..")
+    running = find_mounted_above(Path(spec).expanduser()) if is_path else None
+    return resolve_volume(spec) if running is None else Path(running.state)
+
+
 def _read_running(path: Path) -> Running | None:
     try:
         return Running(**json.loads(path.read_bytes()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from piperfs.core.errors import ExitCode
 from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 pytestmark = [pytest.mark.net, pytest.mark.mount]
@@ -29,6 +30,20 @@ def test_a_bare_name_lies_below_the_data_home(anna: Replica):
     anna.piperfs("init", "photos")
     assert (Path(anna.environment["XDG_DATA_HOME"]) / "piperfs/photos/volume.json").exists()
     assert anna.piperfs("digest", "photos") == anna.piperfs("digest", "piperfs:photos")
+
+
+def test_a_place_in_its_mount_stands_for_a_volume(anna: Replica):
+    anna.mount()
+    try:
+        below = anna.mountpoint / "some/where"
+        below.mkdir(parents=True)
+        known = anna.piperfs("digest", str(anna.state))
+        for place in (anna.mountpoint, below, below / "else", Path(os.path.relpath(below))):
+            assert anna.piperfs("digest", str(place)) == known
+    finally:
+        anna.umount()
+    refused = anna.run("digest", str(anna.mountpoint))
+    assert refused.returncode == ExitCode.NOT_FOUND
 
 
 def test_a_daemon_leaves_the_terminal_and_the_directory_alone(anna: Replica):
