@@ -49,17 +49,13 @@ async def serve_until_unmounted(
             await trio.sleep_forever()
         finally:
             if ended.is_set() or not has_failed():
-                await _unmount_in_order(directory, ended)
+                with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
+                    await unmount(directory)
+                with trio.move_on_after(HELD_ELSEWHERE_S, shield=True):
+                    await ended.wait()
+                if not ended.is_set():
+                    log.warning("fuse.held", reason="another namespace or a bind mount holds it")
             scope.cancel()
-
-
-async def _unmount_in_order(directory: Path, ended: trio.Event) -> None:
-    with trio.move_on_after(UNMOUNT_TIMEOUT_S, shield=True):
-        await unmount(directory)
-    with trio.move_on_after(HELD_ELSEWHERE_S, shield=True):
-        await ended.wait()
-    if not ended.is_set():
-        log.warning("fuse.held", reason="another namespace or a bind mount holds it")
 
 
 async def unmount(directory: Path) -> None:
