@@ -70,9 +70,13 @@ def resolve_volume(spec: str) -> Path:
         spec = spec.removeprefix(prefix)
     if not spec:
         raise UserError("the volume's name is empty; give a name or a path", ExitCode.USAGE)
-    if "/" in spec or spec in (".", ".."):
+    if _is_path(spec):
         return Path(os.path.realpath(Path(spec).expanduser()))
     return Path(os.path.realpath(state_root() / spec))
+
+
+def _is_path(spec: str) -> bool:
+    return "/" in spec or spec in (".", "..")
 
 
 def runtime_directory() -> Path:
@@ -213,8 +217,7 @@ def find_volume(spec: str) -> Path:
     Raises:
         UserError: the text is empty.
     """
-    is_path = "/" in spec or spec in (".", "..")
-    running = find_mounted_above(Path(spec).expanduser()) if is_path else None
+    running = find_mounted_above(Path(spec).expanduser()) if _is_path(spec) else None
     return resolve_volume(spec) if running is None else Path(running.state)
 
 

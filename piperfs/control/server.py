@@ -48,8 +48,9 @@ Verbs = Mapping[str, Verb]
 
 
 async def serve(
-    path: Path, verbs: Verbs, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+    path: Path, verbs: Verbs, *,
+    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+) -> None:  # fmt: skip
     """Listen on a socket until cancelled; removes it at the end."""
     clients = 0
 
@@ -66,11 +67,8 @@ async def serve(
 
     listener = trio.SocketListener(_bind(path))
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, welcome, [listener])
-            task_status.started()
+        await trio.serve_listeners(welcome, [listener], task_status=task_status)
     finally:
-        listener.socket.close()
         path.unlink(missing_ok=True)
 
 

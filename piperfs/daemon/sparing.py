@@ -111,10 +111,10 @@ class Sparing:
     async def _spare(self) -> None:
         node, begun, freed = self._node, trio.current_time(), 0
         await self._commit()  # what was deleted just now
-        self._node.keeps_deleted = not await self._wait_until_held()
+        node.keeps_deleted = not await self._wait_until_held()
         for ns, versions_min in SHORTER:
             self._seen = node.store.log.outdated
-            deleted_ns = RETENTION.deleted_ns if self._node.keeps_deleted else ns
+            deleted_ns = RETENTION.deleted_ns if node.keeps_deleted else ns
             collector = await upkeep.collect(node, Retention(ns, versions_min, deleted_ns))
             freed += collector.freed_bytes if collector else 0
             for _ in range(2):  # what one commit sets free, only the one after the next can use

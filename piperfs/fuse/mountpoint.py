@@ -118,16 +118,19 @@ def check_mountpoint(mountpoint: Path) -> None:
 
 def is_automount(mountpoint: Path) -> bool:
     """Whether the kernel waits here for somebody to mount something."""
-    wanted = os.path.abspath(mountpoint)
-    kinds = [each.fs_type for each in mounts() if each.point == wanted]
-    return kinds[-1:] == ["autofs"]
+    return _kinds_at(mountpoint)[-1:] == ["autofs"]
 
 
 def covers_automount(mountpoint: Path) -> bool:
     """Whether something is mounted here, and would be again if it were detached."""
-    wanted = os.path.abspath(mountpoint)
-    kinds = [each.fs_type for each in mounts() if each.point == wanted]
+    kinds = _kinds_at(mountpoint)
     return "autofs" in kinds[:-1] and kinds[-1] != "autofs"
+
+
+def _kinds_at(mountpoint: Path) -> list[str]:
+    """Types of all file systems that are mounted here, the one that shows last."""
+    wanted = os.path.abspath(mountpoint)
+    return [each.fs_type for each in mounts() if each.point == wanted]
 
 
 def is_stale(mountpoint: Path) -> bool:

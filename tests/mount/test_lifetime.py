@@ -17,6 +17,8 @@ from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 pytestmark = pytest.mark.mount
 
+MOUNT = (*PIPERFS, "mount", "-f")
+
 # A daemon one part of which fails when it is told to.
 FAILING = """
 import signal, sys, trio
@@ -63,15 +65,12 @@ def test_a_daemon_that_fails_saves_all_and_leaves_no_bare_directory(
 ) -> None:
     with replicas(tmp_path, "anna") as (anna,):
         anna.init()
-        command = [sys.executable, "-c", FAILING, "mount", str(anna.state), str(anna.mountpoint)]
-        options = ["-o", f"discovery=off,listen=127.0.0.1:0,driver={driver}"]
-        daemon = subprocess.Popen([*command, *options], env=anna.environment)
-        eventually(anna.is_mounted)
-        eventually(lambda: anna.status()["pid"] == daemon.pid)
-        opened = os.open(anna.mountpoint / "open", os.O_CREAT | os.O_WRONLY)
-        os.write(opened, b"never closed")
-        daemon.send_signal(signal.SIGUSR1)
-        assert daemon.wait(60) == ExitCode.CRASHED
+        command = (sys.executable, "-c", FAILING, "mount")
+        with in_front(anna, *command, options=f"driver={driver}") as daemon:
+            opened = os.open(anna.mountpoint / "open", os.O_CREAT | os.O_WRONLY)
+            os.write(opened, b"never closed")
+            daemon.send_signal(signal.SIGUSR1)
+            assert daemon.wait(60) == ExitCode.CRASHED
         with pytest.raises(OSError, match="not connected"):
             (anna.mountpoint / "below").touch()
         with pytest.raises(OSError, match="not connected"):
@@ -110,7 +109,7 @@ def test_a_daemon_that_gets_no_more_threads_goes_on(tmp_path: Path) -> None:
 def test_a_signal_ends_a_daemon_in_order(tmp_path: Path, number: signal.Signals) -> None:
     with replicas(tmp_path, "anna") as (anna,):
         anna.init()
-        with in_front(anna) as daemon:
+        with in_front(anna, *MOUNT) as daemon:
             (anna.mountpoint / "file").write_bytes(b"text")
             daemon.send_signal(number)
             assert daemon.wait(60) == ExitCode.DONE
@@ -122,7 +121,7 @@ def test_a_signal_ends_a_daemon_in_order(tmp_path: Path, number: signal.Signals)
 def test_nohup_keeps_a_daemon(tmp_path: Path) -> None:
     with replicas(tmp_path, "anna") as (anna,):
         anna.init()
-        with in_front(anna, "nohup") as daemon:
+        with in_front(anna, "nohup", *MOUNT) as daemon:
             daemon.send_signal(signal.SIGHUP)
             (anna.mountpoint / "file").write_bytes(b"text")
             anna.umount()
@@ -130,11 +129,13 @@ def test_nohup_keeps_a_daemon(tmp_path: Path) -> None:
 
 
 @contextmanager
-def in_front(replica: Replica, *before: str) -> Iterator["subprocess.Popen[bytes]"]:
+def in_front(
+    replica: Replica, *command: str, options: str = "driver=kernel"
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A daemon of a terminal."""
-    where = [str(replica.state), str(replica.mountpoint), "-o", "discovery=off"]
-    command = [*before, *PIPERFS, "mount", "-f", *where]
-    with subprocess.Popen(command, env=replica.environment, stdin=subprocess.DEVNULL) as daemon:
+    words = f"discovery=off,listen=127.0.0.1:0,{options}"
+    whole = [*command, str(replica.state), str(replica.mountpoint), "-o", words]
+    with subprocess.Popen(whole, env=replica.environment, stdin=subprocess.DEVNULL) as daemon:
         eventually(replica.is_mounted)
         eventually(lambda: replica.status()["pid"] == daemon.pid)
         yield daemon

@@ -192,16 +192,25 @@ def test_root_mounts_and_the_daemon_runs_without_privileges(unprivileged: Replic
     assert (anna.mountpoint / "file").read_text() == "text"
 
 
+def helper_of(replica: Replica) -> int:
+    return int(facts_of(replica.pid)["PPid"])
+
+
+def end_helper(helper: int, whom: int, number: signal.Signals) -> None:
+    """Send a signal to it, or to its daemon, and wait until it has ended."""
+    process = os.pidfd_open(helper)
+    os.kill(whom, number)
+    signal_wait(process)
+    os.close(process)
+
+
 @pytest.mark.mount
 @root_only
 def test_the_helper_unmounts_when_the_daemon_ends(unprivileged: Replica) -> None:
     anna = unprivileged
     anna.mount("runas=nobody,allow_other")
-    helper = int(facts_of(anna.pid)["PPid"])
-    process = os.pidfd_open(helper)
-    os.kill(helper, signal.SIGTERM)
-    signal_wait(process)
-    os.close(process)
+    helper = helper_of(anna)
+    end_helper(helper, helper, signal.SIGTERM)
     assert not anna.is_mounted()
 
 
@@ -210,11 +219,7 @@ def test_the_helper_unmounts_when_the_daemon_ends(unprivileged: Replica) -> None
 def test_a_killed_daemon_leaves_no_bare_directory(unprivileged: Replica) -> None:
     anna = unprivileged
     anna.mount("runas=nobody,allow_other")
-    helper = int(facts_of(anna.pid)["PPid"])
-    process = os.pidfd_open(helper)
-    os.kill(anna.pid, signal.SIGKILL)
-    signal_wait(process)
-    os.close(process)
+    end_helper(helper_of(anna), anna.pid, signal.SIGKILL)
     with pytest.raises(OSError, match="not connected"):
         (anna.mountpoint / "file").touch()
     anna.mount("runas=nobody,allow_other")

@@ -19,12 +19,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from crashing.rounds import pid_of, run_round
+from crashing.rounds import KILL_S, outlives, pid_of, run_round
 from crashing.verify import BrokenPromiseError
 from tests.support.volumes import Replica, eventually, replicas
 
 CALLS = ("pwrite64", "pwritev", "fdatasync", "writev")
-KILL_S = 20
 
 
 def run(options: argparse.Namespace) -> str:
@@ -85,9 +84,7 @@ def kill_at_call(replica: Replica, rng: random.Random) -> Callable[[], None]:
              "-e", f"inject={call}:signal=KILL:when={nth}"],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        if not select.select([process], [], [], 8)[0]:
-            os.kill(pid, signal.SIGKILL)
-            select.select([process], [], [], KILL_S)
+        outlives(pid, process, 8)
         os.close(process)
         tracer.wait(KILL_S)
 

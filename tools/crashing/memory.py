@@ -11,34 +11,28 @@ import os
 import random
 import resource
 import select
-import shutil
-import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from crashing.rounds import pid_of, run_round
+from crashing.rounds import outlives, pid_of, run_round
 from tests.support.volumes import Replica, replicas
 
 MORE_BYTES_LOG2 = (12, 28)  # how much is still given, from a page to a quarter of a gigabyte
-KILL_S = 20
 
 
 def run(options: argparse.Namespace) -> str:
     """Run rounds. Raises BrokenPromiseError."""
     base = Path(tempfile.mkdtemp(prefix="piperfs-memory-"))
     ends: Counter[str] = Counter()
-    try:
-        with replicas(base, "anna") as (anna,):
-            anna.init().mount()
-            for number in range(options.rounds):
-                seed = options.seed + number
-                text = run_round(anna, number, seed, starve(anna, random.Random(seed), ends))
-                if not options.quiet:
-                    print(f"{number}: {text}", flush=True)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with replicas(base, "anna") as (anna,):  # which removes the directory
+        anna.init().mount()
+        for number in range(options.rounds):
+            seed = options.seed + number
+            text = run_round(anna, number, seed, starve(anna, random.Random(seed), ends))
+            if not options.quiet:
+                print(f"{number}: {text}", flush=True)
     told = ", ".join(f"{count} {how}" for how, count in sorted(ends.items()))
     return f"{options.rounds} times too little memory (daemon: {told}), no promise broken"
 
@@ -54,11 +48,7 @@ def starve(replica: Replica, rng: random.Random, ends: Counter[str]) -> Callable
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + more
         resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        ended = bool(select.select([process], [], [], patience)[0])
-        ends["ended by itself" if ended else "lived on"] += 1
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-            select.select([process], [], [], KILL_S)
+        ends["lived on" if outlives(pid, process, patience) else "ended by itself"] += 1
         os.close(process)
 
     return crash

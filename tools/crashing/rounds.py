@@ -5,7 +5,9 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +25,7 @@ WRITERS = 4
 AT_RISK_S = 5  # of work without fsync; the rest of a bound that a busy machine may need
 SLACK_S = 5
 JOIN_S = 60
+KILL_S = 20
 
 # Counts transactions that were committed; a process of its own, since it maps files of the mount.
 DATABASE = """
@@ -44,6 +47,15 @@ def pid_of(replica: Replica) -> int:
     """The daemon's process, from its own note: quicker than asking it."""
     (note,) = (replica.base / "run/piperfs").glob("*.json")
     return int(json.loads(note.read_bytes())["pid"])
+
+
+def outlives(pid: int, process: int, patience_s: float) -> bool:
+    """Whether a process, also given as a descriptor, is still there after a while; it is killed."""
+    if select.select([process], [], [], patience_s)[0]:
+        return False
+    os.kill(pid, signal.SIGKILL)
+    select.select([process], [], [], KILL_S)
+    return True
 
 
 class Database:
