@@ -1,6 +1,7 @@
 """One request on a volume that nobody has open: open it, answer, commit, close."""
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
 
     def on_keys(name: str) -> Verb:
         async def run(request: Request, _progress: Progress) -> Any:
-            return await trio.to_thread.run_sync(locking.change, state, clock, name, request)
+            return await clock.in_thread(partial(locking.change, state, clock, name, request))
 
         return run
 

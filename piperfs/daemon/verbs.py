@@ -4,6 +4,7 @@ The same table serves the daemon behind a mount and the short-lived one behind a
 volume that nobody has open, so a command means the same in both.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -212,7 +213,7 @@ class Verbs:
             await self._commit()
         await progress.report("checking")
         work = repairing.repair if repair else repairing.check
-        return msgspec.to_builtins(await trio.to_thread.run_sync(work, node))
+        return msgspec.to_builtins(await node.clock.in_thread(partial(work, node)))
 
     async def collect(self, _request: Request, progress: Progress) -> Any:
         """Remove chunks that nothing needs any more; tells what went, and why the rest stays."""

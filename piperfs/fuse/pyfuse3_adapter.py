@@ -40,15 +40,13 @@ def guarded(handler: Handler[R]) -> Handler[R]:
     async def run(self: "Adapter", *arguments: Any) -> R:
         try:
             try:
-                return await handler(self, *arguments)
-            except MissingChunks as missing:
-                return await self.again(handler, missing, arguments)
+                return await _fetching(handler, self, arguments)
             except FsError as error:
                 if error.kind is not ErrorKind.NO_SPACE:
                     raise
                 refused = error
             if await self.service.find_room():
-                return await handler(self, *arguments)
+                return await _fetching(handler, self, arguments)
             raise refused
         except pyfuse3.FUSEError:
             raise
@@ -58,6 +56,17 @@ def guarded(handler: Handler[R]) -> Handler[R]:
             raise pyfuse3.FUSEError(to_errno(error)) from error
 
     return run
+
+
+async def _fetching(handler: Handler[R], adapter: "Adapter", arguments: tuple[Any, ...]) -> R:
+    """Run a handler until no chunk is missing, as `Service.with_chunks` does a plain call."""
+    deadline: float | None = None
+    while True:
+        try:
+            return await handler(adapter, *arguments)
+        except MissingChunks as missing:
+            deadline = deadline or adapter.service.deadline()
+            await adapter.service.fetch(missing, deadline)
 
 
 def changing(handler: Handler[R]) -> Handler[R]:
@@ -115,23 +124,6 @@ class Adapter(pyfuse3.Operations):
         self._fs = filesystem
         self.service = service
         self._inos: dict[int, int] = {}  # by file handle: requests here name only that
-
-    async def again(
-        self, handler: Handler[R], missing: MissingChunks, arguments: tuple[Any, ...]
-    ) -> R:
-        """Run a handler until nothing is missing."""
-        waiting: list[MissingChunks] = [missing]
-
-        def pending() -> None:
-            if waiting:
-                raise waiting.pop()
-
-        while True:
-            await self.service.with_chunks(pending)
-            try:
-                return await handler(self, *arguments)
-            except MissingChunks as more:
-                waiting.append(more)
 
     # Names
 

@@ -74,14 +74,22 @@ class Service:
 
     async def with_chunks(self, call: Callable[[], T]) -> T:
         """Call until no chunk is missing. Raises FsError when the deadline passes first."""
-        deadline = trio.current_time() + self._around.deadline_s
+        deadline = self.deadline()
         while True:
             try:
                 return call()
             except MissingChunks as missing:
-                if trio.current_time() >= deadline:
-                    raise FsError(ErrorKind.TIMED_OUT) from missing
-                await self._around.fetch(missing.chunks, deadline)
+                await self.fetch(missing, deadline)
+
+    def deadline(self) -> float:
+        """Until when a call that begins now may wait for chunks, in trio's time."""
+        return trio.current_time() + self._around.deadline_s
+
+    async def fetch(self, missing: MissingChunks, deadline: float) -> None:
+        """Ask peers for what a call lacked. Raises FsError when its deadline has passed."""
+        if trio.current_time() >= deadline:
+            raise FsError(ErrorKind.TIMED_OUT) from missing
+        await self._around.fetch(missing.chunks, deadline)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """Bytes of a file, fetched first where they are absent."""

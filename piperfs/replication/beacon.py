@@ -7,6 +7,7 @@ one look and one answer: who answers falsely only makes the pairing fail, since 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeAlias
 
 import trio
@@ -16,6 +17,7 @@ from piperfs.replication.discovery import (
     STOP_TIMEOUT_S,
     addresses_of,
     describe,
+    in_thread,
     log_unavailable,
     look_up,
 )
@@ -32,12 +34,12 @@ async def announce(
     """Say where this pairing is open, until cancelled. Without a network nothing is said."""
     zeroconf: Zeroconf | None = None
     try:
-        zeroconf = await trio.to_thread.run_sync(_begin, nameplate, name, addresses, interfaces)
+        zeroconf = await in_thread(partial(_begin, nameplate, name, addresses, interfaces))
         await trio.sleep_forever()
     finally:
         if zeroconf is not None:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
-                await trio.to_thread.run_sync(zeroconf.close, abandon_on_cancel=True)
+                await in_thread(zeroconf.close, abandon=True)
 
 
 def _begin(
@@ -69,12 +71,12 @@ async def find(nameplate: str, interfaces: Interfaces, within_s: float = LOOK_S)
 
     look = _Look(nameplate, lambda addresses: token.run_sync_soon(report, addresses))
     try:
-        await trio.to_thread.run_sync(look.begin, interfaces)
+        await in_thread(partial(look.begin, interfaces))
         with trio.move_on_after(within_s):
             await seen.wait()
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
-            await trio.to_thread.run_sync(look.end, abandon_on_cancel=True)
+            await in_thread(look.end, abandon=True)
     return found
 
 

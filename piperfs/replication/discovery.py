@@ -8,7 +8,8 @@ multicast, nothing is found and nothing fails.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 from blake3 import blake3
@@ -25,6 +26,7 @@ LOOKUP_MS: Final = 2000
 STOP_TIMEOUT_S: Final = 3
 
 log = get_logger("discovery")
+T = TypeVar("T")
 
 
 def key_of(volume: VolumeId) -> bytes:
@@ -73,6 +75,18 @@ def log_unavailable(error: Exception) -> None:
     log.info("discovery.unavailable", reason=str(error) or type(error).__name__)
 
 
+async def in_thread(work: Callable[[], T], *, abandon: bool = False) -> T | None:
+    """Run what blocks, beside the event loop; None where no thread can be had.
+
+    The library needs threads of its own, so without one there is nothing to be found anyway.
+    """
+    try:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon)
+    except RuntimeError as error:
+        log_unavailable(error)
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """What is said of this replica, as long as neither the day nor its addresses change."""
@@ -109,12 +123,12 @@ class Discovery:
         try:
             while True:
                 now = Announcement(self._now_ns() // DAY_NS, tuple(self._addresses()))
-                if now != said and await trio.to_thread.run_sync(self._begin, now):
+                if now != said and await in_thread(partial(self._begin, now)):
                     said = now
                 await trio.sleep(CHECK_S)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT_S):
-                await trio.to_thread.run_sync(self._end, abandon_on_cancel=True)
+                await in_thread(self._end, abandon=True)
 
     def _begin(self, said: Announcement) -> bool:
         """Announce and look; tells whether that was possible. Blocks; runs in a thread."""

@@ -11,7 +11,6 @@ import argparse
 import os
 import random
 import select
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -30,25 +29,22 @@ def run(options: argparse.Namespace) -> str:
     """Run rounds. Raises BrokenPromiseError."""
     base = Path(tempfile.mkdtemp(prefix="piperfs-kill-"))
     traced = 0
-    try:
-        with replicas(base, "anna", "ben") as (anna, ben):
-            anna.init().mount()
-            ben.join(anna)
-            address = anna.address
-            serve(ben, address)
-            for number in range(options.rounds):
-                seed = options.seed + number
-                rng = random.Random(seed)
-                by_call = rng.random() < 0.5
-                traced += by_call
-                crash = kill_at_call(anna, rng) if by_call else kill_after(anna, rng)
-                text = run_round(anna, number, seed, crash)
-                if number % 10 == 9:
-                    check_said(anna, ben)
-                if not options.quiet:
-                    print(f"{number}: {text}", flush=True)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with replicas(base, "anna", "ben") as (anna, ben):
+        anna.init().mount()
+        ben.join(anna)
+        address = anna.address
+        serve(ben, address)
+        for number in range(options.rounds):
+            seed = options.seed + number
+            rng = random.Random(seed)
+            by_call = rng.random() < 0.5
+            traced += by_call
+            crash = kill_at_call(anna, rng) if by_call else kill_after(anna, rng)
+            text = run_round(anna, number, seed, crash)
+            if number % 10 == 9:
+                check_said(anna, ben)
+            if not options.quiet:
+                print(f"{number}: {text}", flush=True)
     return f"{options.rounds} kills ({traced} at a system call), no promise broken"
 
 
