@@ -16,6 +16,7 @@ class Offence(enum.Enum):
     REPEATS = "repeats"
     RECEIPT = "receipt"
     WITHHOLDS = "withholds"
+    UNSHOWN = "unshown"
     CONNECTS = "connects"
     REMOVED = "removed"
 
@@ -35,6 +36,7 @@ _TEXTS = {
     Offence.REPEATS: "sends the same over and over",
     Offence.RECEIPT: "confirmed what it was never sent",
     Offence.WITHHOLDS: "names operations that it does not hand over",
+    Offence.UNSHOWN: "cannot show content that it says it holds",
     Offence.CONNECTS: "connects again and again",
     Offence.REMOVED: "tries to connect although it was removed",
 }

@@ -37,6 +37,7 @@ from piperfs.replication.overlay import Dial
 from piperfs.replication.ports import Local
 from piperfs.replication.refusals import Refusals
 from piperfs.replication.session import Session
+from piperfs.replication.spotcheck import SpotChecks
 
 SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
 TELL_EVERY_S: Final = 1
@@ -82,6 +83,7 @@ class Replicator:
         self.listening: list[str] = []
         self.refusals = Refusals()
         self._visits = Visits(local)
+        self._checks = SpotChecks(local, self._note_progress)
         self._rolled_back: Counter[ReplicaId] = Counter()  # operations that peers lost
         self._bytes_closed: dict[str, Counter[str]] = {"sent": Counter(), "received": Counter()}
 
@@ -97,6 +99,7 @@ class Replicator:
             nursery.start_soon(partial(self.fetcher.run, fetch_all=self._options.fetch_all))
             nursery.start_soon(self._tell_of_peers)
             nursery.start_soon(releasing.run, self._local, self.content_arrived)
+            nursery.start_soon(self._checks.run, self._claimants)
             for address in self._options.peers:
                 self.add_address(address, is_given=True)
             for _, addresses in self._members_met():
@@ -210,6 +213,7 @@ class Replicator:
             on_progress=self._note_progress,
             addresses=lambda: self.reachable,
         )
+        session.on_chunks = partial(self._checks.note_answer, replica)
         self._sessions[replica] = session
         if dial is not None:
             self._dialler.is_held(dial)
@@ -333,10 +337,15 @@ class Replicator:
         """Whether there is any member to talk to."""
         return bool(self._sessions)
 
-    def holders(self) -> list[ReplicaId]:
-        """Connected members that durably hold everything this replica has."""
-        durable = self._local.store.log.durable_lseq
-        return [s.replica for s in self._sessions.values() if s.standing.complete >= durable]
+    def _claimants(self, target: int | None = None) -> list[Session]:
+        """Connected members that say they durably hold everything this replica has, or had."""
+        target = self._local.store.log.durable_lseq if target is None else target
+        return [s for s in self._sessions.values() if s.standing.complete >= target]
+
+    def holders(self, target: int | None = None) -> list[ReplicaId]:
+        """Those of them that could show what they were asked for."""
+        claimants = [session.replica for session in self._claimants(target)]
+        return [replica for replica in claimants if not self._checks.is_doubted(replica)]
 
     async def wait_for_copies(
         self, copies: int, report: Callable[[str, int, int], Awaitable[None]]
@@ -345,7 +354,7 @@ class Replicator:
         target = self._local.store.log.durable_lseq
         while True:
             progress = self._progress
-            held = [s.replica for s in self._sessions.values() if s.standing.complete >= target]
+            held = self.holders(target)
             if len(held) >= copies:
                 return held
             await report(f"held by {len(held)} of {copies}", len(held), copies)
@@ -413,6 +422,8 @@ class Replicator:
             return "its operations are on their way"
         if behind:
             return "it has not confirmed all operations"
+        if self._checks.is_doubted(session.replica):
+            return f"it {Offence.UNSHOWN.text}"
         if standing.keeps_all and standing.complete < self._local.store.log.durable_lseq:
             return "it is still fetching content"
         return None

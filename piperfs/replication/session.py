@@ -62,8 +62,7 @@ class Session:
         addresses: Callable[[], Sequence[str]],
     ) -> None:
         self.channel = channel
-        self.replica = greeted.replica
-        self.side = greeted.side
+        self.replica, self.side = greeted.replica, greeted.side
         self.standing = Standing()
         self.addresses: tuple[str, ...] = ()
         self.peers: tuple[tuple[ReplicaId, tuple[str, ...]], ...] = ()  # heard of, not acted on
@@ -74,6 +73,7 @@ class Session:
         self._store = local.store
         self._fetcher = fetcher
         self._on_progress = on_progress
+        self.on_chunks: Callable[[m.Chunks], None] = lambda _answer: None  # checked by then
         self._own_addresses = addresses
         self._store_id = StoreId(b"")
         self._is_delta = False  # the peer's cursor follows what is sent
@@ -96,7 +96,7 @@ class Session:
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
             m.Operations: send.send,
             m.Authors: send.send,
-            m.Chunks: lambda x: fetcher.receive(self, x.chunks, x.absent),
+            m.Chunks: self._take_chunks,
             m.Have: lambda x: fetcher.hope_again(self, x.chunks),
             m.Want: self._serving.note,
             m.Ack: self._note_ack,
@@ -188,6 +188,10 @@ class Session:
         self.standing.acked = max(self.standing.acked, ack.lseq)
         self.standing.complete = max(self.standing.complete, ack.complete_lseq)
         self._on_progress()
+
+    def _take_chunks(self, answer: m.Chunks) -> None:
+        self._fetcher.receive(self, answer.chunks, answer.absent)
+        self.on_chunks(answer)
 
     def _note_peers(self, message: m.Peers) -> None:
         self.peers = message.peers

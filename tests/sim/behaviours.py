@@ -191,6 +191,12 @@ def withholds_contents(node: Node, session: Session, random: Random) -> None:
     _send(session, forging.signed(node, writes, _seq(node, random)))
 
 
+def confirms_and_discards(node: Node, session: Session, random: Random) -> None:
+    """Says that it holds everything and has nothing of it."""
+    node.store.chunks.get = lambda _chunk: None  # type: ignore[method-assign]
+    session._is_whole = lambda: True  # type: ignore[method-assign]
+
+
 def sends_a_chunk_under_another_name(node: Node, session: Session, random: Random) -> None:
     session.channel.send(m.Chunks(((ChunkId(random.randbytes(32)), b"bomb" * 100),)))
 
@@ -350,6 +356,9 @@ def speaks_out_of_turn(node: Node, session: Session, random: Random) -> None:
 OTHERS: dict[str, Behaviour] = {
     "lies about its state": Behaviour(lies_about_its_state),
     "lies about our numbers": Behaviour(lies_about_our_numbers),
+    "confirms and discards": Behaviour(
+        confirms_and_discards, Offence.UNSHOWN, seconds=840.0, every_s=1.0
+    ),
     "floods comparisons": Behaviour(floods_comparisons),
     "asks for nothing that exists": Behaviour(asks_for_nothing_that_exists),
     "tells of many peers": Behaviour(tells_of_many_peers),

@@ -1,0 +1,166 @@
+"""Whether members that say they hold everything can show it.
+
+What is evicted here, or let go of on a full disk, rests on what others say they hold. So now and
+then a member that counts as a copy is asked for a chunk of a version that shows, drawn at random,
+in the way in which it would be asked for any other; what comes is checked against its name, as
+ever. Whoever lacks a share f of the content passes n such checks with probability (1 - f)^n.
+
+A member that cannot show a chunk counts as no copy until it does. It is named only if it still
+cannot when both have long been in step: what was damaged there is mended sooner, and what it has
+replaced is replaced here too.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, TypeVar
+
+import trio
+
+from piperfs.core.ids import FILE, INODE_ID_SIZE, ChunkId, InodeId, ReplicaId, make_inode_id
+from piperfs.core.offences import Offence
+from piperfs.core.record import ContentHead
+from piperfs.obs.log import get_logger
+from piperfs.protocol import messages as m
+from piperfs.replication.conduct import accuse
+from piperfs.replication.ports import Local
+from piperfs.replication.session import Session
+
+LOOK_S: Final = 60  # also before a doubted member is asked again
+CHECK_EVERY_S: Final = 3600  # a member; a chunk an hour is not noticed on any line
+ANSWER_S_MAX: Final = 300  # a window of other chunks over the slowest line of use comes first
+MEND_S: Final = 600  # by then what was damaged there has been fetched anew
+DRAWN_FROM: Final = 64  # files beyond a random point, of which the first with content is taken
+FIRST: Final = make_inode_id(FILE, bytes(INODE_ID_SIZE - 1))
+END: Final = bytes((FILE + 1,))
+
+T = TypeVar("T")
+log = get_logger("replication")
+
+
+@dataclass(slots=True)
+class Question:
+    """What a member was asked to show."""
+
+    session: Session
+    inode: InodeId
+    ref: ChunkId  # of the version
+    chunk: ChunkId  # below it
+    asked: float  # trio time, on this connection
+    failed: float | None = None  # since when it is known not to show it
+
+
+class SpotChecks:
+    """All checks of one replica, over all its connections."""
+
+    def __init__(self, local: Local, on_change: Callable[[], None]) -> None:
+        self._local = local
+        self._on_change = on_change
+        self._questions: dict[ReplicaId, Question] = {}
+        self._due: dict[ReplicaId, float] = {}
+
+    async def run(self, claimants: Callable[[], Iterable[Session]]) -> None:
+        """Check members that claim to hold everything, for ever."""
+        while True:
+            await trio.sleep(LOOK_S)
+            for session in claimants():
+                self._look_at(session)
+
+    def is_doubted(self, replica: ReplicaId) -> bool:
+        """Whether a member could not show what it says it holds."""
+        question = self._questions.get(replica)
+        return question is not None and question.failed is not None
+
+    def note_answer(self, replica: ReplicaId, answer: m.Chunks) -> None:
+        """Chunks came, already checked against their names, or a member says that it has none."""
+        question = self._questions.get(replica)
+        if question is None:
+            return
+        if any(chunk == question.chunk for chunk, _ in answer.chunks):
+            self._forget(replica)
+        elif question.chunk in answer.absent:
+            self._doubt(question)
+
+    def _look_at(self, session: Session) -> None:
+        now, replica = trio.current_time(), session.replica
+        question = self._questions.get(replica)
+        if question is not None and not self._is_current(question):
+            self._forget(replica)
+            question = None
+        if question is None:
+            if now >= self._due.get(replica, now) and (question := self._draw(session)) is not None:
+                self._due[replica] = now + CHECK_EVERY_S
+                self._ask(question, session)
+            return
+        is_late = question.session is session and now - question.asked > ANSWER_S_MAX
+        if is_late:
+            self._doubt(question)
+        if question.failed is not None and now - question.failed > MEND_S:
+            self._name(session)
+        if question.failed is not None or question.session is not session:
+            self._ask(question, session)
+
+    def _ask(self, question: Question, session: Session) -> None:
+        question.session, question.asked = session, trio.current_time()
+        session.want((question.chunk,), urgent=False)
+
+    def _doubt(self, question: Question) -> None:
+        if question.failed is None:
+            question.failed = trio.current_time()
+            peer = self._local.name_of(question.session.replica)
+            log.warning("peer.unshown", peer=peer, chunk=question.chunk.hex()[:12])
+            self._on_change()
+
+    def _forget(self, replica: ReplicaId) -> None:
+        if self._questions.pop(replica).failed is not None:
+            log.info("peer.shown", peer=self._local.name_of(replica))
+            self._on_change()
+
+    def _name(self, session: Session) -> None:
+        """Where the two agree on all operations, nothing excuses it any more."""
+        if session.standing.digest == self._local.store.digest():
+            accuse(self._local, session.replica, Offence.UNSHOWN)
+
+    # What is asked for
+
+    def _draw(self, session: Session) -> Question | None:
+        """A chunk of a version that shows; None where no file was found that has any."""
+        tables, entropy = self._local.store.tables, self._local.clock.entropy
+        start = make_inode_id(FILE, entropy(INODE_ID_SIZE - 1))
+        rows = chain(
+            next(tables.content.pages(start, END, DRAWN_FROM), []),
+            next(tables.content.pages(FIRST, start, DRAWN_FROM), []),
+        )
+        for inode, heads in rows:
+            shown = [head for head in heads if _shows(head) and head.refs]
+            if shown:
+                head = self._one_of(shown)
+                ref = self._one_of(head.refs)
+                chunk = self._below(ref, getattr(head.body, "height", 1))
+                question = Question(session, InodeId(inode), ref, chunk, trio.current_time())
+                return self._questions.setdefault(session.replica, question)
+        return None
+
+    def _below(self, chunk: ChunkId, height: int) -> ChunkId:
+        """A chunk of data below a node, as far as the nodes on the way are here."""
+        chunks = self._local.store.chunks
+        while height > 0 and (node := chunks.get(chunk)) is not None:
+            level, children = chunks.node_children(node)
+            below = list(children)
+            if not below:
+                break
+            chunk, height = self._one_of(below), level - 1
+        return chunk
+
+    def _one_of(self, choices: Sequence[T]) -> T:
+        return choices[int.from_bytes(self._local.clock.entropy(8)) % len(choices)]
+
+    def _is_current(self, question: Question) -> bool:
+        """Whether a version that shows still needs what was asked for."""
+        heads = self._local.store.contents(question.inode)
+        return any(_shows(head) and question.ref in head.refs for head in heads)
+
+
+def _shows(head: ContentHead) -> bool:
+    """Where bodies are unreadable, all are taken for living, as by the collector."""
+    return getattr(head.body, "alive", True)
