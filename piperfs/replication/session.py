@@ -6,7 +6,6 @@ disagree although both think to be done, ranges of ids are compared, and that is
 rests on; the push is only fast.
 """
 
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +19,6 @@ from piperfs.core.operation import Envelope, decode_envelope
 from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
 from piperfs.protocol import reconcile
-from piperfs.replication.batches import OPERATIONS_BYTES, Batches
 from piperfs.replication.budget import Budget
 from piperfs.replication.channel import Channel
 from piperfs.replication.conduct import Conduct
@@ -28,18 +26,17 @@ from piperfs.replication.fetching import Fetcher
 from piperfs.replication.gossip import Gossip
 from piperfs.replication.greeting import Greeted
 from piperfs.replication.ports import Local
+from piperfs.replication.pushing import Pushing
 from piperfs.replication.serving import Serving
 from piperfs.replication.standing import Standing
 from piperfs.replication.verifying import verify_batch, verify_newest
 from piperfs.store.remote import shown_by
 
 DISK_RETRY_S: Final = 1
-KNOWN_MAX: Final = 50_000  # ids that the peer sent us, so that they are not sent back
 APPLY_AT_ONCE: Final = 64
 PING_S: Final = 5
 REPAIR_PAUSE_S: Final = 3
 REPAIR_PAUSE_MAX_S: Final = 600  # where comparing does not help, such as with refused operations
-OWED_MAX: Final = 1 << 17  # beyond this another comparison finds the rest
 BATCHES_WAITING_MAX: Final = 4
 
 Batch: TypeAlias = m.Operations | m.Authors
@@ -76,21 +73,16 @@ class Session:
         self.on_chunks: Callable[[m.Chunks], None] = lambda _answer: None  # checked by then
         self._own_addresses = addresses
         self._store_id = StoreId(b"")
-        self._is_delta = False  # the peer's cursor follows what is sent
-        self._known: OrderedDict[OperationId, None] = OrderedDict()
-        self._durable = trio.Event()
         self._applied = trio.Event()
         self.gossip = Gossip(channel, self.replica, local)
         self._serving = Serving(channel, local.store.chunks)
-        self._started = trio.Event()
-        self._owed: deque[OperationId] = deque()  # what comparisons found missing there
-        self._told = 0  # of our lseq: the peer was told that it has everything up to here
+        self._started = False
         self._is_partial = False  # the comparison that runs leaves something for another one
         self._skipped = False  # the disk was full: something it sent was dropped
         self._repaired_at = float("-inf")
         self._repair_pause_s: float = REPAIR_PAUSE_S
         self._pinged: dict[int, float] = {}
-        self._batches = Batches(local.store)
+        self.pushing = Pushing(channel, local.store, self.standing)
         self._conduct = Conduct(local, greeted.replica, patience)
         send, self._batches_out = trio.open_memory_channel[Batch](BATCHES_WAITING_MAX)
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
@@ -125,7 +117,7 @@ class Session:
             nursery.start_soon(self.channel.run_writer)
             nursery.start_soon(self._apply_batches)
             nursery.start_soon(self._acknowledge)
-            nursery.start_soon(self._push)
+            nursery.start_soon(self.pushing.run)
             nursery.start_soon(self._serving.run)
             nursery.start_soon(self._ping)
             self.gossip.tell()
@@ -145,7 +137,7 @@ class Session:
 
     def wake(self) -> None:
         """Something became durable here."""
-        self._durable.set()
+        self.pushing.wake()
         if self._skipped:
             self.close()  # the next connection goes on where this one stopped
 
@@ -211,7 +203,7 @@ class Session:
         self._note_rollback(state)
         self._conduct.note_owed(max(0, state.durable_lseq - standing.cursor))
         self._note_own_seq(state.seen_seq)
-        if not self._started.is_set():
+        if not self._started:
             self._begin(state)
         self._maybe_repair(state)
         self._on_progress()
@@ -253,13 +245,14 @@ class Session:
         durable = self._store.log.durable_lseq
         continues = state.cursor_store == self._store.store_id and state.cursor_lseq <= durable
         if continues or not state.operations:
-            self._is_delta = True
-            self.standing.sent = state.cursor_lseq if continues else 0
-            self.standing.acked = self._told = self.standing.sent
+            sent = state.cursor_lseq if continues else 0
+            self.standing.acked = sent
+            self.pushing.begin(sent, told=sent)
+            self.pushing.follow()
         else:
-            self.standing.sent = durable
+            self.pushing.begin(durable, told=0)
             self.begin_reconciliation()
-        self._started.set()
+        self._started = True
         self._applied.set()
 
     def _maybe_repair(self, state: m.State) -> None:
@@ -295,14 +288,14 @@ class Session:
         shown = verify_newest(raws, volume, self._local.graph.keys_of, highest)
         self._store.note_newest(shown, self._local.clock.now_ns())
         for each in shown:
-            self._batches.note_shown(each.replica, each.seq)
+            self.pushing.batches.note_shown(each.replica, each.seq)
 
     async def _apply_batch(self, batch: m.Operations) -> None:
         fresh: list[tuple[bytes, Envelope]] = []
         repeated = 0
         for raw in batch.envelopes:
             envelope = decode_envelope(raw)
-            repeated += envelope.id in self._known
+            repeated += envelope.id in self.pushing.known
             self._note_known(envelope.id)
             store = self._store
             waits = store.waiting.has(envelope.id) or envelope.id in store.ahead
@@ -310,7 +303,7 @@ class Session:
                 fresh.append((raw, envelope))
         verified = await verify_batch(fresh, self._local)
         pause = 0.0
-        self._conduct.note_batch(repeated, len(self._known))
+        self._conduct.note_batch(repeated, len(self.pushing.known))
         self._conduct.note_operations(verified.operations)
         if verified.refusals:
             self.standing.refused += len(verified.refusals)
@@ -327,7 +320,7 @@ class Session:
                 self._local.note_fork(fork)
             self._conduct.note_unproved(applied.unattested)
             for operation in part:
-                self._batches.note_shown(operation.replica, operation.seq)
+                self.pushing.batches.note_shown(operation.replica, operation.seq)
             await self._local.committer.make_way()
         self._fetcher.receive(self, batch.chunks, ())
         if batch.upto:
@@ -337,10 +330,8 @@ class Session:
         await trio.sleep(pause)
 
     def _note_known(self, operation: OperationId) -> None:
-        self._known[operation] = None
+        self.pushing.note_known(operation)
         self._conduct.note_arrival(operation)
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
 
     def _move_cursor(self, lseq: int) -> None:
         row = self._store.peer(self.replica)
@@ -393,60 +384,11 @@ class Session:
     def chunk_arrived(self, chunk: ChunkId) -> None:
         self._serving.chunk_arrived(chunk)
 
-    # Sending operations
-
-    async def _push(self) -> None:
-        await self._started.wait()
-        while True:
-            self._durable = trio.Event()
-            if not self._send_some():
-                await self._durable.wait()
-                continue
-            await self.channel.wait_for_room()
-            await trio.lowlevel.checkpoint()
-
-    def _send_some(self) -> bool:
-        """Send the next batch, if there is one.
-
-        What comparisons found goes first: only behind it may the peer be told of a position.
-        """
-        if self._owed:
-            self._send_batch(self._take_owed(), 0)
-            return True
-        rows = self._store.log.after_with_ids(self.standing.sent, OPERATIONS_BYTES)
-        if rows:
-            self.standing.sent = rows[-1][0]
-        elif not self._is_delta or self._told == self.standing.sent:
-            return False
-        fresh = [envelope for _, each, envelope in rows if each not in self._known]
-        if self._is_delta:
-            self._told = self.standing.sent
-        self._send_batch(fresh, self._told)
-        return True
-
-    def _take_owed(self) -> list[Envelope]:
-        batch: list[Envelope] = []
-        size = 0
-        while self._owed and size < OPERATIONS_BYTES:
-            raw = self._store.log.envelope(self._owed.popleft())
-            if raw is not None:
-                batch.append(decode_envelope(raw))
-                size += len(raw)
-        return batch
-
-    def _send_batch(self, envelopes: Sequence[Envelope], upto: int) -> None:
-        for message in self._batches.compose(envelopes, upto):
-            self.channel.send(message, urgent=False)
+    # Comparing
 
     def _owe(self, operations: Sequence[OperationId]) -> None:
         """Send operations that a comparison found missing there, when there is room."""
-        room = OWED_MAX - len(self._owed)
-        self._owed.extend(operations[:room])
-        self._batches.show_again()
-        self._is_partial |= len(operations) > room
-        self._durable.set()
-
-    # Comparing
+        self._is_partial |= not self.pushing.owe(operations)
 
     def begin_reconciliation(self) -> None:
         self._repaired_at = trio.current_time()
@@ -466,8 +408,8 @@ class Session:
         if message.ranges:
             self.channel.send(m.Reconcile(tuple(found.ranges)), urgent=False)
         self._is_partial |= found.is_partial
-        if not found.ranges and not self._is_partial and self._started.is_set():
-            self._is_delta = True  # behind what is owed
+        if not found.ranges and not self._is_partial and self._started:
+            self.pushing.follow()  # behind what is owed
 
     async def _ping(self) -> None:
         token = 0
@@ -477,7 +419,7 @@ class Session:
             self._store.on_dirty()  # there may be rows that waited for another reason to commit
             self.channel.send(m.Ping(token))
             self.send_state()
-            if self._is_partial and not self._owed:
+            if self._is_partial and not self.pushing.owed:
                 self._is_partial = False
                 self.begin_reconciliation()
             await trio.sleep(PING_S)

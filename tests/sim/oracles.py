@@ -14,8 +14,8 @@ import trio
 from piperfs.core.errors import FsError
 from piperfs.core.operation import decode_header
 from piperfs.fs.api import ROOT_INO
-from piperfs.replication import session as sessions
 from piperfs.replication.dialling import ADDRESSES_MAX
+from piperfs.replication.pushing import KNOWN_MAX, OWED_MAX
 from piperfs.replication.replicator import SESSIONS_HELD_MAX
 from tests.sim.desk import Desk, Spot
 from tests.sim.ledger import Ledger, tokens_in
@@ -153,8 +153,8 @@ def bounded(machine: Machine) -> None:
     require(len(replicator._sessions) <= SESSIONS_HELD_MAX, "bounded sessions", machine.name)
     require(len(replicator.dials) <= ADDRESSES_MAX, "bounded addresses", machine.name)
     for session in replicator._sessions.values():
-        require(len(session._known) <= sessions.KNOWN_MAX, "bounded memory of ids", machine.name)
-        require(len(session._owed) <= sessions.OWED_MAX, "bounded debts", machine.name)
+        require(len(session.pushing.known) <= KNOWN_MAX, "bounded memory of ids", machine.name)
+        require(len(session.pushing.owed) <= OWED_MAX, "bounded debts", machine.name)
 
 
 def nothing_waits(machine: Machine) -> None:
