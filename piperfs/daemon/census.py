@@ -42,7 +42,8 @@ def snapshot(node: Node) -> Iterator[Store]:
     engine = node.store.snapshot_engine()
     try:
         identity = Identity(node.store.volume, node.store.replica, node.identity, node.keyring)
-        yield Store(engine, identity, node.secrets.store, node.clock.entropy, node_children)
+        key, entropy, is_blind = node.secrets.store, node.clock.entropy, node.store.is_blind
+        yield Store(engine, identity, key, entropy, node_children, is_blind=is_blind)
     finally:
         engine.close()
 

@@ -166,7 +166,7 @@ class Committer:
         lseq, error = self._store.log.last_lseq, None
         try:
             self._store.require_unbroken()
-            lseq = self._store.freeze(self._clock.now_ns())
+            lseq = self._freeze()
             self._gathering = 0
             await self._clock.in_thread(self._store.write_frozen)
         except Exception as raised:  # noqa: BLE001 - all are logged
@@ -176,6 +176,14 @@ class Committer:
         except Exception as raised:  # noqa: BLE001 - all are logged
             error = self._give_up(raised)
         return lseq, error
+
+    def _freeze(self) -> int:
+        """Publish what gathered. A value that cannot be read on the way leaves that half done."""
+        try:
+            return self._store.freeze(self._clock.now_ns())
+        except StoreError as error:
+            self._store.fail(str(error))
+            raise
 
     def _give_up(self, error: Exception) -> StoreError:
         """What callers are told; anything but the disk's own errors ends all writing."""

@@ -317,6 +317,11 @@ class Node:
             found["view"] = f"{self.census.mismatches} files or folders are shown wrongly; run fsck"
         return found
 
+    def note_unreadable(self, error: Exception) -> None:
+        """Work in the background met a value that cannot be read."""
+        self.damaged_values = max(1, self.damaged_values)
+        log.error("store.unreadable", reason=str(error))
+
     def close(self) -> None:
         """Release everything; what is not committed is lost."""
         self.store.close()

@@ -9,6 +9,7 @@ content of deleted files goes early only while another member holds everything, 
 """
 
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -115,7 +116,8 @@ class Sparing:
         for ns, versions_min in SHORTER:
             self._seen = node.store.log.outdated
             deleted_ns = RETENTION.deleted_ns if node.keeps_deleted else ns
-            collector = await upkeep.collect(node, Retention(ns, versions_min, deleted_ns))
+            retention = Retention(ns, versions_min, deleted_ns)
+            collector = await upkeep.attempt(node, partial(upkeep.collect, retention=retention))
             freed += collector.freed_bytes if collector else 0
             for _ in range(2):  # what one commit sets free, only the one after the next can use
                 node.store.log.note_position()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -37,6 +37,7 @@ USED_MIN: Final = 256  # chunks that are remembered as lately used, at least
 RENEW_CHANCE: Final = 64  # of 256, at each tick
 
 log = get_logger("daemon")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -63,7 +64,16 @@ async def run(node: Node, cache_bytes: int | None) -> None:
         for job in jobs:
             if passed >= job.next_s:
                 job.next_s = passed + job.every_s
-                await job.run(node)
+                await attempt(node, job.run)
+
+
+async def attempt(node: Node, work: Callable[[Node], Awaitable[T]]) -> T | None:
+    """Do something in the background; what cannot be read ends only that, and `status` tells."""
+    try:
+        return await work(node)
+    except StoreError as error:
+        node.note_unreadable(error)
+        return None
 
 
 async def keep_up(node: Node) -> None:
@@ -127,8 +137,13 @@ async def tend_members(node: Node) -> None:
         log.warning("operations.not_withdrawn", error=str(error))
     while True:
         await trio.sleep(TICK_S)
-        if node.clock.entropy(1)[0] < RENEW_CHANCE and node.renew_keys():
-            log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
+        if node.clock.entropy(1)[0] < RENEW_CHANCE:
+            await attempt(node, _renew_keys)
+
+
+async def _renew_keys(node: Node) -> None:
+    if node.renew_keys():
+        log.info("keys.renewed", epoch=node.keyring.epoch.hex()[:12])
 
 
 async def collect(node: Node, retention: Retention = RETENTION) -> Collector | None:
@@ -160,7 +175,7 @@ async def forget_wants(node: Node) -> None:
         fetcher = node.replicator.fetcher if node.replicator is not None else None
         is_stuck = fetcher is not None and fetcher.keeps_all and fetcher.is_stuck
         if is_stuck and node.store.chunks.is_doubtful:
-            await collect(node)
+            await attempt(node, collect)
         took = trio.current_time() - begun
         await trio.sleep(max(FORGET_EVERY_S, FORGET_SHARE * took))
 

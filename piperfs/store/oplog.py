@@ -142,14 +142,18 @@ class OperationLog:
         return None if found is None or not found.signature else _pack_envelope(found)
 
     def _add(self, operation: OperationId, step: int) -> None:
+        """Count an operation that came, or went, a moment ago."""
         key = operation[:2]
-        bucket = self._tables.bucket.get(key) or Bucket(0, ZERO)
         value = int.from_bytes(operation, "big") * step
         self._count += step
         self._total = (self._total + value) % MODULUS
-        total = (int.from_bytes(bucket.total, "big") + value) % MODULUS
-        count = bucket.count + step
-        self._tables.bucket.put(key, Bucket(count, total.to_bytes(32, "big")))
+        try:
+            bucket = self._tables.bucket.get(key) or Bucket(0, ZERO)
+            count, total = bucket.count + step, int.from_bytes(bucket.total, "big") + value
+        except StoreError:  # damaged; it follows from the ids
+            ids = list(self._tables.operation.keys(key, key + END))
+            count, total = len(ids), sum(int.from_bytes(each, "big") for each in ids)
+        self._tables.bucket.put(key, Bucket(count, (total % MODULUS).to_bytes(32, "big")))
 
     def envelope(self, operation: OperationId) -> bytes | None:
         """A live operation that is durable, as signed."""

@@ -96,6 +96,20 @@ def test_a_change_is_made_whole_beside_damaged_rows_of_the_log(node):
     assert node.tree()[b"f"] == b"after"
 
 
+def test_a_damaged_bucket_is_counted_anew_by_the_next_change_that_meets_it(node):
+    file = node.create(node.root, b"f", b"before")
+    node.commit()
+    node.write(file, b"once")
+    node.commit()
+    (head,) = node.store.contents(file)
+    bucket = head.operation[:2]
+    flip(node, "bucket", bucket)
+    node.write(file, b"twice")  # takes the place of that operation
+    node.commit()
+    assert node.store.tables.bucket.get(bucket).count == 0
+    assert list(check_store(node.store)) == []
+
+
 def test_half_of_a_change_never_reaches_the_disk(node, monkeypatch):
     """What is damaged is met before anything is changed, or else ends all writing."""
     one, two = (node.create(node.root, name, b"text") for name in (b"one", b"two"))
