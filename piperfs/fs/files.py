@@ -112,8 +112,8 @@ class Files:
         node = handle.node
         node.handles -= 1
         session = self._sessions.get(node.ino)
-        if handle.writes and session is not None:
-            session.writers -= 1
+        if session is not None:
+            session.writers -= handle.writes
             self._end_if_idle(session)
         self._inodes.drop_unused(node)
 
@@ -130,20 +130,28 @@ class Files:
             if node.anonymous is None:
                 session.pin = self._store.pin(node.inode)
             self._sessions[node.ino] = session
+            node.is_written = node.anonymous is None
         return session
 
     def _end_if_idle(self, session: Session) -> None:
         """End a session that nobody writes in and that holds nothing unsaved."""
         if session.writers or session.flush is not None:
             return
-        if session.is_dirty and session.node.anonymous is None:
-            return
-        self._sessions.pop(session.node.ino, None)
-        if session.node.anonymous is None:
+        node = session.node
+        if node.anonymous is None:
+            if session.is_dirty:
+                return
             self._keep_view(session)
             self._unpin(session)
-        elif session.node.handles or session.node.lookups:
-            self._keep_anonymous(session)
+        elif (node.handles or node.lookups) and not self._keep_anonymous(session):
+            return
+        self._sessions.pop(node.ino, None)
+        node.is_written = False
+        self._inodes.drop_unused(node)
+
+    def forget(self, node: Node) -> None:
+        """Nobody knows the inode any more: what is left of one without a name goes with it."""
+        self._sessions.pop(node.ino, None)
 
     def _keep_view(self, session: Session) -> None:
         """What was written is what the next one reads; a long manifest need not be read back."""
@@ -333,6 +341,7 @@ class Files:
         session = self._sessions.get(node.ino)
         if session is not None and node.anonymous is None:
             session.pin = self._store.pin(node.inode)
+            node.is_written = True
 
     def release_pin(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
@@ -340,19 +349,25 @@ class Files:
             self._store.unpin(session.pin.inode)
             session.pin = None
 
-    def _keep_anonymous(self, session: Session) -> None:
+    def _keep_anonymous(self, session: Session) -> bool:
+        """Keep what was written for who has the file open yet; False while chunks are missing."""
         anonymous = session.node.anonymous
         if anonymous is None or session.copy is None:
-            return
-        flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
-        flush.execute()
-        session.copy.adopt(flush.finish())
+            return True
+        try:
+            flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
+            flush.execute()
+            session.copy.adopt(flush.finish())
+        except MissingChunks:
+            session.copy.abandon()
+            return False
         anonymous.contents = session.copy
         anonymous.row = replace(
             anonymous.row, size=session.copy.size, data_bytes=session.copy.data_bytes,
             mtime_ns=session.mtime_ns or anonymous.row.mtime_ns,
             ctime_ns=max(session.stamp, anonymous.row.ctime_ns),
         )  # fmt: skip
+        return True
 
     def holders(self, chunks: AbstractSet[ChunkId]) -> set[InodeId]:
         """Files that the kernel knows and that show some of these chunks."""

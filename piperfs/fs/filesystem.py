@@ -131,7 +131,9 @@ class Filesystem:
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped `count` of its lookups."""
-        self._inodes.forget(ino, count)
+        gone = self._inodes.forget(ino, count)
+        if gone is not None:
+            self._files.forget(gone)
 
     def getattr(self, ino: int) -> Attr:
         node = self._inodes.get(ino)

@@ -56,6 +56,7 @@ class Node(msgspec.Struct, eq=False, gc=False):
     version: Found | None = None  # a losing version shown as a conflict copy
     is_outdated: bool = False  # it changed elsewhere since the kernel was told its attributes
     is_retried: bool = False  # an open was sent back for that
+    is_written: bool = False  # a session holds what may not be saved yet
 
 
 class Inodes:
@@ -146,8 +147,8 @@ class Inodes:
         return self.drop_unused(node)
 
     def drop_unused(self, node: Node) -> Node | None:
-        """Drop the entry if neither the kernel nor a handle refers to it."""
-        if node.lookups or node.handles:
+        """Drop the entry if neither the kernel, a handle nor unsaved work refers to it."""
+        if node.lookups or node.handles or node.is_written:
             return None
         self._by_ino.pop(node.ino, None)
         self._leave(node)
