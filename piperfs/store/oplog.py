@@ -18,6 +18,7 @@ from piperfs.store.schema import Tables, after
 
 ZERO: Final = bytes(32)
 MODULUS: Final = 1 << 256
+PAGE_KEYS: Final = 1024
 END: Final = b"\xff" * 33
 SUM: Final = b"log_sum"  # count and sum of all live ids, in the table of facts
 
@@ -206,23 +207,26 @@ class OperationLog:
             yield from self._ids(lower, upper)
             return
         yield from self._ids(lower, first)
-        for _, bucket in self._tables.bucket.scan_durable(first, last):
-            yield bucket.count, int.from_bytes(bucket.total, "big")
+        yield from self._buckets(first, last)
         if upper < END:
             yield from self._ids(last, upper)
 
+    def _buckets(self, first: bytes, last: bytes) -> list[tuple[int, int]]:
+        buckets = self._tables.bucket.scan_durable(first, last)
+        try:
+            return [(bucket.count, int.from_bytes(bucket.total, "big")) for _, bucket in buckets]
+        except StoreError:  # one is damaged; they follow from the ids
+            return list(self._ids(first, last))
+
     def _ids(self, lower: bytes, upper: bytes) -> Iterator[tuple[int, int]]:
-        for key, _ in self._tables.operation.scan_durable(lower, upper):
-            yield 1, int.from_bytes(key, "big")
+        for keys in self._tables.operation.durable_keys(lower, upper, PAGE_KEYS):
+            for key in keys:
+                yield 1, int.from_bytes(key, "big")
 
     def ids(self, lower: bytes, upper: bytes, limit: int) -> list[OperationId]:
         """Live durable ids with lower <= id < upper, sorted, at most `limit`."""
-        found = []
-        for key, _ in self._tables.operation.scan_durable(lower, upper):
-            found.append(OperationId(key))
-            if len(found) == limit:
-                break
-        return found
+        first = next(self._tables.operation.durable_keys(lower, upper, limit), [])
+        return [OperationId(key) for key in first]
 
 
 def _next_bucket(lower: bytes) -> bytes | None:

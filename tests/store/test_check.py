@@ -110,6 +110,17 @@ def test_a_damaged_bucket_is_counted_anew_by_the_next_change_that_meets_it(node)
     assert list(check_store(node.store)) == []
 
 
+def test_replicas_can_be_compared_beside_damaged_buckets_and_rows(node):
+    log = node.store.log
+    first, last = b"\x01", b"\xf0"
+    before, ids = log.fingerprint(first, last), log.ids(first, last, 1 << 20)
+    for table in ("bucket", "operation"):
+        for key in node.store.keys(table):
+            flip(node, table, key)
+    assert log.fingerprint(first, last) == before
+    assert log.ids(first, last, 1 << 20) == ids
+
+
 def test_half_of_a_change_never_reaches_the_disk(node, monkeypatch):
     """What is damaged is met before anything is changed, or else ends all writing."""
     one, two = (node.create(node.root, name, b"text") for name in (b"one", b"two"))
