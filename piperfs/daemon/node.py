@@ -92,6 +92,7 @@ class Node:
         self.space.rows = self.store.engine.free_rows
         self.store.chunks.has_room = lambda: self.space().available > 0
         self.store.on_dirty = self.committer.wake
+        self.store.may_write = lambda: self.may_write
         forks.enforce(self)
 
     # Members

@@ -174,7 +174,6 @@ def _filesystem(node: Node, idmap: IdMap) -> Filesystem:
     clock = FileClock(node.clock.now_ns, node.clock.monotonic)
     owners = Owners(SYSTEM_ACCOUNTS, os.getuid(), os.getgid(), idmap)
     world = World(clock, node.clock.entropy, node.space, owners)
-    node.store.may_write = lambda: node.may_write
     node.filesystem = Filesystem(node.store, node.keyring, world)
     node.store.on_change = node.filesystem.report
     return node.filesystem

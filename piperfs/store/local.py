@@ -92,6 +92,7 @@ class LocalWriter:
         self._pending = PendingOperations()
         self._pins: dict[InodeId, Pin] = {}
         self._forgotten: dict[InodeId, int] = {}  # moments that records do not tell any more
+        self._keeps = False  # all that is replaced now, however young
         raw = parts.tables.meta.get(b"last_seq")
         self.last_seq = int.from_bytes(raw or b"", "big")
 
@@ -121,8 +122,19 @@ class LocalWriter:
             self._parts.index.touch(directory, now)
             self._forgotten[directory] = now
 
-    def apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
-        """Apply the changes of one system call as one operation; `stamp` dates them earlier."""
+    def apply(
+        self,
+        changes: Sequence[Change],
+        now_ns: int,
+        stamp: int | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Apply the changes of one system call as one operation.
+
+        `stamp` dates them earlier; with `keep` everything that they replace goes into history.
+        """
+        self._keeps = keep
         touched = {key for change in changes for key in self._touches(change)}
         fits = self._pending.fits(touched, 2 * len(changes))
         if not fits or any(map(self._needs_a_number, changes)):
@@ -334,7 +346,7 @@ class LocalWriter:
                 self._forgotten[directory] = moment
 
     def _release(self, head: AnyHead, kind: Kind, now_ns: int) -> None:
-        keep = is_version(kind, head, self._replica, now_ns)
+        keep = is_version(kind, head, None if self._keeps else self._replica, now_ns)
         dot = dot_key(head.replica, head.seq)
         self._parts.log.release(head.operation, dot, now_ns, keep=keep)
 
@@ -450,10 +462,10 @@ def _takes_times(body: Body) -> bool:
     return isinstance(body, ContentBody) and not body.directories
 
 
-def is_version(kind: Kind, head: AnyHead, by: ReplicaId, now_ns: int) -> bool:
+def is_version(kind: Kind, head: AnyHead, by: ReplicaId | None, now_ns: int) -> bool:
     """Tell whether a superseded head is kept as a version that people may want back.
 
-    Everything that somebody else superseded is kept, so that what a member did can be undone. Of a
+    Everything that somebody else, or a command, superseded is kept, so that it can be undone. Of a
     replica's own quick successive saves (a database writes hundreds a second) and moves those that
     stood for a while.
     """

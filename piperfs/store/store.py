@@ -215,19 +215,21 @@ class Store:
         self._forget_changes()
 
     def apply_command(self, changes: Sequence[Change], now_ns: int) -> None:
-        """Apply what a command changes, of which nobody who holds caches knows."""
-        self._apply(changes, now_ns, None)
+        """Apply what a command changes, so that it can be undone; no cache knows of it yet."""
+        self._apply(changes, now_ns, None, keep=True)
         for chunk, height in chunks_of(changes):
             self.chunks.want(chunk, height)
         self._report()
         self.on_dirty()
 
-    def _apply(self, changes: Sequence[Change], now_ns: int, stamp: int | None) -> None:
+    def _apply(
+        self, changes: Sequence[Change], now_ns: int, stamp: int | None, *, keep: bool = False
+    ) -> None:
         self.require_right()
         for chunk, height in chunks_of(changes):
             self.chunks.note(chunk, height)
         try:
-            self._local.apply(changes, now_ns, stamp)
+            self._local.apply(changes, now_ns, stamp, keep=keep)
         except HalfMadeError as error:
             self.fail(str(error))
             raise

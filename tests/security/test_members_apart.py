@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from piperfs.core.errors import FsError
 from piperfs.core.membership_records import SetRole
 from tests.support import peers
 from tests.support.peers import names, running, until, write_file
@@ -117,6 +118,9 @@ async def test_a_reader_s_operations_are_refused_everywhere(tmp_path: Path) -> N
         write_file(anna, b"shared", b"text")
         async with running(rita, peers.address_of(anna)):
             await until(lambda: peers.read_file(rita, b"shared") == b"text")
+            with pytest.raises(FsError):
+                write_file(rita, b"forbidden", b"text")
+            rita.store.may_write = lambda: True
             write_file(rita, b"forbidden", b"text")
             await rita.committer.commit()
             await until(lambda: "no right" in str(anna.replicator.status()[0].waits_for))
@@ -132,6 +136,7 @@ async def test_a_writer_made_a_reader_keeps_what_it_wrote(tmp_path: Path) -> Non
         anna.set_role(anna.find_member("ben"), "reader")
         await until(lambda: ben.role == "reader")
         assert not ben.may_write
+        ben.store.may_write = lambda: True
         write_file(ben, b"after", b"text")
         await ben.committer.commit()
         carl = await peers.join(tmp_path, "carl", peers.make_ticket(anna))

@@ -189,7 +189,6 @@ class Machine:
         self.engine.before_commit = self._before_commit
         node = self.assemble_on(self.engine)
         node.is_daemon = True
-        node.store.may_write = lambda: node.may_write
         apply_remote = node.store.apply_remote
 
         def watched(
