@@ -60,6 +60,9 @@ def collect(volume: str, as_json: bool) -> None:
         return
     freed, kept = report["freed"], report["kept"]
     output.line(f"Freed {output.bytes_text(freed['bytes'])} in {freed['chunks']} chunks")
+    if report["damaged"]:
+        output.line("Nothing goes: lists of content are damaged, and must come back from other")
+        output.line("computers first. If nobody has them, delete the files that cannot be read.")
     output.line(f"Kept about {output.bytes_text(report['kept_bytes'])}:")
     days, versions = report["kept_days"], report["kept_versions"]
     why = {

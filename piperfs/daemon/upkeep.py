@@ -160,6 +160,10 @@ async def collect(node: Node, retention: Retention = RETENTION) -> Collector | N
         await node.committer.make_way()
     if node.replicator is not None and not node.store.chunks.want_count:
         node.replicator.content_arrived()
+    if collector.lost:
+        log.warning("chunks.not_collected", damaged=len(collector.lost))
+        if node.replicator is not None:
+            node.replicator.fetcher.prefetch(collector.lost)  # also where only some is kept
     log.info("chunks.collected", chunks=collector.freed_chunks, bytes=collector.freed_bytes)
     return collector
 

@@ -226,6 +226,7 @@ class Verbs:
         await self._commit()
         return {
             "freed": {"chunks": collector.freed_chunks, "bytes": collector.freed_bytes},
+            "damaged": len(collector.lost),
             "kept": {reason.value: collector.kept[reason] for reason in Reason},
             "kept_bytes": store.chunks.bytes_held(),
             "kept_days": RETENTION.ns // DAY_NS,

@@ -40,17 +40,27 @@ class ChunkStore:
 
     def get(self, chunk: ChunkId) -> bytes | None:
         """The sealed bytes, or None if they are absent or turned out to be damaged."""
+        sealed = self.peek(chunk)
+        if sealed is not None and self._used_max:
+            self._note_use(chunk)
+        return sealed
+
+    def peek(self, chunk: ChunkId) -> bytes | None:
+        """Like `get`, for those who look through the store: it counts as no use."""
         sealed = self._tables.chunk.get(chunk)
-        if sealed is None:
-            return None
-        if blake3(sealed).digest() == chunk:
-            if self._used_max:
-                self._note_use(chunk)
+        if sealed is None or blake3(sealed).digest() == chunk:
             return sealed
         self.damaged += 1
         self._tables.chunk.delete(chunk)
-        self.want(chunk, 0)
+        self.note(chunk, 1)
+        self._put_want(chunk, 1, lost=True)  # nobody can tell any more whether it was a node
+        self.doubt()
         return None
+
+    def is_lost(self, chunk: ChunkId) -> bool:
+        """Whether it was here, turned out to be damaged and did not come back yet."""
+        row = self._wants.get(chunk)
+        return row is not None and row.lost
 
     def get_anywhere(self, chunk: ChunkId) -> bytes | None:
         """Like `get`, from any thread; leaves it to others to note damage."""
@@ -96,13 +106,16 @@ class ChunkStore:
             if chunk in self._wants:
                 continue
             if not self.has(chunk):
-                self._order += 1
-                row = WantRow(height, self._order)
-                self._wants[chunk] = row
-                self._tables.want.put(chunk, row)
-            elif height > 0 and (sealed := self.get(chunk)) is not None:
+                self._put_want(chunk, height, lost=False)
+            elif height > 0 and (sealed := self.peek(chunk)) is not None:
                 level, children = self.node_children(sealed)
                 pending.extend((child, level - 1) for child in children)
+
+    def _put_want(self, chunk: ChunkId, height: int, *, lost: bool) -> None:
+        self._order += 1
+        row = WantRow(height, self._order, lost)
+        self._wants[chunk] = row
+        self._tables.want.put(chunk, row)
 
     def forget_want(self, chunk: ChunkId) -> None:
         """No version needs an absent chunk any more."""

@@ -5,6 +5,9 @@ ones inside the retention time, from those that wait for the clock, and from ope
 no mark goes. Counters would have to be right after every crash and merge; a mark is right by
 construction. Both phases run in small steps between requests. What becomes referenced while they
 run is noted by the chunk store and is marked too.
+
+Nobody can tell what a damaged manifest node listed, so nothing goes until it came back from a peer.
+For a node of an earlier version that is tried once: its data is gone with it if nobody has it.
 """
 
 import enum
@@ -65,6 +68,7 @@ class Collector:
         self._retention = retention
         self._marked: set[ChunkId] = set()
         self._past: set[ChunkId] = set()  # of those, what no version needs that shows
+        self.lost: set[ChunkId] = set()  # damaged nodes; what they list would seem to be unused
         self.kept: Counter[Reason] = Counter()  # chunks
         self.freed_chunks = 0
         self.freed_bytes = 0
@@ -86,6 +90,9 @@ class Collector:
             yield from self._mark_ahead()
             yield from self._mark_history(now_ns)
             yield from self._sweep(noted)
+            # What never came of a version that is gone may be gone where it was made.
+            needed = (self._marked - self._past) | noted.keys() | self.lost
+            self._chunks.forget_wants(needed)
         finally:
             self._chunks.end_noting()
 
@@ -103,9 +110,19 @@ class Collector:
             if is_new:
                 self._marked.add(chunk)
                 self.kept[reason] += self._chunks.has(chunk)
-            if height > 0 and (node := self._chunks.get(chunk)) is not None:
-                level, children = self._chunks.node_children(node)
-                pending.extend((child, level - 1) for child in children)
+            if height > 0:
+                pending.extend(self._below(chunk, reason))
+
+    def _below(self, chunk: ChunkId, reason: Reason) -> list[tuple[ChunkId, int]]:
+        """What a node lists; nothing for data, or if it is absent."""
+        has_waited = self._chunks.is_lost(chunk)
+        node = self._chunks.peek(chunk)
+        if node is None:
+            if self._chunks.is_lost(chunk) and not (has_waited and reason in PAST):
+                self.lost.add(chunk)
+            return []
+        level, children = self._chunks.node_children(node)
+        return [(child, level - 1) for child in children]
 
     def _mark_live(self, now_ns: int) -> Iterator[None]:
         """Versions that are heads. A deletion holds its last version for the retention time."""
@@ -168,9 +185,9 @@ class Collector:
             yield
             for chunk, height in list(noted.items()):
                 self._mark(chunk, height, Reason.CURRENT)
+            if self.lost:
+                return
             for chunk in map(ChunkId, keys):
                 if chunk not in self._marked and chunk not in noted:
                     self.freed_bytes += self._chunks.drop(chunk)
                     self.freed_chunks += 1
-        # What never came of a version that is gone may be gone where it was made.
-        self._chunks.forget_wants((self._marked - self._past) | noted.keys())

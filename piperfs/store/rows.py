@@ -89,10 +89,14 @@ class Bucket(msgspec.Struct, array_like=True, frozen=True):
 
 
 class WantRow(msgspec.Struct, array_like=True, frozen=True):
-    """An absent chunk that a live version needs; `height` > 0 means a manifest node."""
+    """An absent chunk that a live version needs; `height` > 0 means that it may be a manifest node.
+
+    One that is `lost` was here and turned out to be damaged: what it lists may be here still.
+    """
 
     height: int
     order: int
+    lost: bool = False
 
 
 class AheadRow(msgspec.Struct, array_like=True, frozen=True):
