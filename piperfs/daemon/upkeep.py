@@ -154,7 +154,7 @@ async def collect(node: Node, retention: Retention = RETENTION) -> Collector | N
     if node.store.chunks.is_collecting:
         return None
     collector = Collector(node.store, retention)
-    in_use = node.filesystem.in_use() if node.filesystem is not None else []
+    in_use = node.filesystem.in_use if node.filesystem is not None else list
     for _ in collector.steps(node.clock.now_ns(), in_use):
         node.store.on_dirty()
         await node.committer.make_way()

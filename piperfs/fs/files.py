@@ -387,12 +387,16 @@ class Files:
 
     def in_use(self) -> list[tuple[ChunkId, int]]:
         """Chunks that open files refer to and versions may not, with their heights."""
-        nameless = list(self._inodes.anonymous())
-        copies = [a.contents for a in nameless if a.contents is not None]
-        copies += [s.copy for s in self._sessions.values() if s.copy is not None]
+        nameless, sessions = list(self._inodes.anonymous()), self._sessions.values()
         heads = [a.head for a in nameless if a.head is not None]
+        heads += [head for s in sessions if s.pin is not None for head in s.pin.heads]
+        shown = (handle.node.version for handle in self._handles.values())
+        heads += [found.head for found in shown if found is not None and found.head is not None]
+        pieces: list[Contents | Flush] = [a.contents for a in nameless if a.contents is not None]
+        pieces += [s.copy for s in sessions if s.copy is not None]
+        pieces += [s.flush for s in sessions if s.flush is not None]
         saved = [(chunk, head.body.height) for head in heads for chunk in head.refs]
-        return [*saved, *((chunk, 0) for copy in copies for chunk in copy.chunks())]
+        return [*saved, *((chunk, 0) for each in pieces for chunk in each.chunks())]
 
 
 class _Views:

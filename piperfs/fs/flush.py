@@ -12,7 +12,7 @@ from piperfs.core.chunking import cut
 from piperfs.core.ids import ChunkId
 from piperfs.core.limits import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MIB
 from piperfs.core.manifest import Extent
-from piperfs.fs.contents import Piece, piece_bytes
+from piperfs.fs.contents import Piece, chunks_of, piece_bytes
 from piperfs.fs.reader import ChunkReader
 from piperfs.fs.working_copy import Snapshot
 from piperfs.store import codec
@@ -65,10 +65,16 @@ class Flush:
         for chunk, sealed, digest in self._new:
             self._chunks.put(chunk, sealed)
             self._chunks.remember_digest(digest, chunk)
+        for chunk in self._reused:
+            self._chunks.note(chunk, 0)  # a spill has them in no version yet
         self._reader.forget(self._replaced)
         for chunk, plain in self._last:
             self._reader.remember(chunk, plain)
         return self.pieces
+
+    def chunks(self) -> list[ChunkId]:
+        """What the snapshot is made of; its file may have been overwritten since."""
+        return chunks_of(self._pieces)
 
     def _ends_run(self, index: int) -> bool:
         """Holes that are worth keeping separate data; small ones are stored as zeros."""

@@ -14,6 +14,7 @@ from piperfs.store.rows import WantRow
 from piperfs.store.schema import Tables
 
 NodeChildren = Callable[[bytes], tuple[int, Iterable[ChunkId]]]  # raw node -> height, children
+InUse = Callable[[], Iterable[tuple[ChunkId, int]]]  # what open files need now, with heights
 
 
 class ChunkStore:

@@ -12,13 +12,14 @@ For a node of an earlier version that is tried once: its data is gone with it if
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import decode_header
 from piperfs.core.record import ContentHead, Kind
+from piperfs.store.chunks import InUse
 from piperfs.store.store import Store
 
 DAY_NS: Final = 86_400 * 1_000_000_000
@@ -73,28 +74,33 @@ class Collector:
         self.freed_chunks = 0
         self.freed_bytes = 0
 
-    def steps(self, now_ns: int, in_use: Iterable[tuple[ChunkId, int]]) -> Iterator[None]:
-        """Mark, then sweep. `in_use` are chunk ids and heights that open files refer to.
+    def steps(self, now_ns: int, in_use: InUse) -> Iterator[None]:
+        """Mark, then sweep.
 
         What was written last is in no table before it is published, and may be on the disk when the
-        sweep comes by.
+        sweep comes by. What open files need is asked again before the sweep: a version that one was
+        opened at meanwhile may have been superseded before its mark.
         """
         noted = self._chunks.begin_noting()
         self._chunks.is_doubtful = False
         try:
-            for chunk, height in in_use:
-                self._mark(chunk, height, Reason.OPEN)
+            self._mark_open(in_use)
             for chunk, height in list(self._records.unpublished_refs()):
                 self._mark(chunk, height, Reason.CURRENT)
             yield from self._mark_live(now_ns)
             yield from self._mark_ahead()
             yield from self._mark_history(now_ns)
+            self._mark_open(in_use)
             yield from self._sweep(noted)
             # What never came of a version that is gone may be gone where it was made.
             needed = (self._marked - self._past) | noted.keys() | self.lost
             self._chunks.forget_wants(needed)
         finally:
             self._chunks.end_noting()
+
+    def _mark_open(self, in_use: InUse) -> None:
+        for chunk, height in in_use():
+            self._mark(chunk, height, Reason.OPEN)
 
     def _mark(self, chunk: ChunkId, height: int, reason: Reason) -> None:
         pending = [(chunk, height)]

@@ -205,6 +205,7 @@ class Store:
 
     def unpin(self, inode: InodeId) -> None:
         self._local.unpin(inode)
+        self.chunks.doubt()
 
     def apply_local(self, changes: Sequence[Change], now_ns: int, stamp: int | None = None) -> None:
         """Apply what one system call changes, atomically; it is durable after a commit.

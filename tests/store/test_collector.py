@@ -26,7 +26,7 @@ def save(node, file, data):
 
 def collect(node, in_use=()):
     collector = Collector(node.store)
-    list(collector.steps(node.clock(), in_use))
+    list(collector.steps(node.clock(), lambda: in_use))
     node.commit()
     return collector
 
@@ -76,7 +76,7 @@ def test_a_chunk_referenced_while_collecting_stays(node):
     node.store.chunks.put(loose, b"loose")
     node.store.chunks.remember_digest(b"digest" * 5 + b"!!", loose)
     node.commit()
-    steps = Collector(node.store).steps(node.clock(), ())
+    steps = Collector(node.store).steps(node.clock(), list)
     next(steps)
     assert node.store.chunks.known_digest(b"digest" * 5 + b"!!") == loose
     list(steps)
@@ -90,7 +90,7 @@ def test_a_write_that_is_published_while_collecting_keeps_its_chunk(node):
     node.store.chunks.put(chunk, b"new")
     body = ContentBody(True, 3, node.clock(), node.birth(), lengths=(3,))
     node.apply(PutContent(file, body, (chunk,)))
-    steps = Collector(node.store).steps(node.clock(), ())
+    steps = Collector(node.store).steps(node.clock(), list)
     next(steps)
     node.commit()
     list(steps)
@@ -105,7 +105,7 @@ def test_commits_go_on_between_the_steps_and_wants_that_nothing_needs_end(node):
     absent = ChunkId(b"gone" * 8)
     node.store.chunks.want(absent, 0)
     collector = Collector(node.store)
-    for number, _ in enumerate(collector.steps(node.clock(), ())):
+    for number, _ in enumerate(collector.steps(node.clock(), list)):
         node.create(node.root, b"g%d" % number)
         node.commit()
     assert collector.freed_chunks == 450
