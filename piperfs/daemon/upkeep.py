@@ -6,7 +6,7 @@ the daemon takes no more writes, since nobody would ever find them.
 
 import mmap
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 import trio
 
 from piperfs.core.errors import ExitCode, StoreError, UserError
-from piperfs.core.ids import ChunkId
 from piperfs.core.limits import CHUNK_BYTES_AVERAGE
 from piperfs.daemon import census, forks
 from piperfs.daemon.node import Node
@@ -25,7 +24,6 @@ from piperfs.store.collector import RETENTION, Collector, Retention
 from piperfs.store.engine import DATA_FILE
 from piperfs.store.eviction import Eviction
 
-Chunks = Iterable[ChunkId]
 TICK_S: Final = 10
 WATCH_S: Final = 2
 COLLECT_EVERY_S: Final = 6 * 3600
@@ -55,7 +53,8 @@ async def run(node: Node, cache_bytes: int | None) -> None:
     jobs.append(Job(CENSUS_EVERY_S, count, next_s=CENSUS_FIRST_S))
     if cache_bytes is not None:
         node.store.chunks.track_use(max(USED_MIN, cache_bytes // CHUNK_BYTES_AVERAGE // 2))
-        jobs.append(Job(TICK_S, partial(make_room, limit_bytes=cache_bytes)))
+        eviction = Eviction(node.store, cache_bytes)
+        jobs.append(Job(TICK_S, partial(make_room, eviction=eviction)))
     await node.clock.in_thread(node.space.hold)
     passed = 0
     while True:
@@ -88,14 +87,16 @@ async def count(node: Node) -> None:
         log.error("view.mismatches", count=node.census.mismatches)
 
 
-async def make_room(node: Node, *, limit_bytes: int) -> None:
+async def make_room(node: Node, *, eviction: Eviction) -> None:
     """Let go of content that others hold, where only some is to be kept."""
-    eviction = Eviction(node.store, limit_bytes)
-    if not eviction.is_due or node.replicator is None or node.store.chunks.is_collecting:
+    now = trio.current_time()
+    if not eviction.is_due(now) or node.replicator is None or node.store.chunks.is_collecting:
         return
-    in_use = node.filesystem.in_use() if node.filesystem is not None else []
+    in_use = node.filesystem.in_use if node.filesystem is not None else list
     holders = node.replicator.holders
-    for _ in eviction.steps((chunk for chunk, _ in in_use), lambda: bool(holders())):
+    if not holders():
+        return
+    for _ in eviction.steps(in_use, lambda: bool(holders()), now):
         await trio.lowlevel.checkpoint()
     node.store.on_dirty()
     if node.filesystem is not None and eviction.evicted:

@@ -6,6 +6,7 @@ import pytest
 
 from piperfs.core.ids import ChunkId
 from piperfs.store.collector import RETENTION, Collector, Retention
+from piperfs.store.eviction import Eviction
 from tests.support.computers import Computer, exchange
 
 SECOND = 1_000_000_000
@@ -200,3 +201,33 @@ def test_a_conflict_copy_that_is_open_stays_when_somebody_settles_the_conflict(
     collect(anna, Retention(0, 0, 0))
     forget_plain(anna)
     assert bytes(anna.fs.read(fh, 0, len(text))) == text
+
+
+def test_making_room_spares_all_of_a_nameless_file_that_is_open(anna: Computer) -> None:
+    ben, data = Computer("ben"), os.urandom(LONG)
+    anna.write("film", data)
+    anna.commit()
+    fh = anna.open("film", 0)
+    anna.unlink("film")
+    ben.receive_from(anna)
+    eviction = Eviction(anna.store, 0)
+    for _ in eviction.steps(anna.fs.in_use, lambda: True):
+        anna.commit()
+    anna.commit()
+    forget_plain(anna)
+    assert bytes(anna.fs.read(fh, 0, LONG)) == data
+
+
+def test_making_room_spares_what_lists_of_an_unpublished_version_name(anna: Computer) -> None:
+    fh, data = anna.create("film"), os.urandom(LONG)
+    anna.commit()
+    anna.fs.write(fh, 0, data)
+    spill(anna, fh)
+    anna.commit()
+    anna.close(fh)
+    anna.store.freeze(anna.clock())
+    list(Eviction(anna.store, 0).steps(anna.fs.in_use, lambda: True))
+    anna.store.write_frozen()
+    anna.store.finish(committed=True)
+    forget_plain(anna)
+    assert anna.read("film") == data
