@@ -71,6 +71,10 @@ def collect(volume: str, as_json: bool) -> None:
         "superseded": f"of earlier versions: of the last {days} days, or the last {versions}",
         "open": "of deleted or changed files that a program has open",
     }
-    for name, text in why.items():
+    rare = {
+        "ahead": "of changes dated more than a day ahead",
+        "held": "of changes that are held because of a fork: see piperfs members",
+    }
+    for name, text in {**why, **{name: rare[name] for name in rare if kept[name]}}.items():
         output.line(f"{kept[name]:>9} chunks {text}")
     output.line("What is written from now on uses the room; the file of the store does not shrink.")

@@ -1,10 +1,10 @@
 """Collection of chunks that no version needs any more.
 
 Which chunks are needed is computed, not counted: marks are set from live versions, from superseded
-ones inside the retention time, from those that wait for the clock, and from open files; what has
-no mark goes. Counters would have to be right after every crash and merge; a mark is right by
-construction. Both phases run in small steps between requests. What becomes referenced while they
-run is noted by the chunk store and is marked too.
+ones inside the retention time, from those that wait for the clock or are held because of a fork,
+and from open files; what has no mark goes. Counters would have to be right after every crash and
+merge; a mark is right by construction. Both phases run in small steps between requests. What
+becomes referenced while they run is noted by the chunk store and is marked too.
 
 Nobody can tell what a damaged manifest node listed, so nothing goes until it came back from a peer.
 For a node of an earlier version that is tried once: its data is gone with it if nobody has it.
@@ -26,7 +26,7 @@ DAY_NS: Final = 86_400 * 1_000_000_000
 HOUR_NS: Final = 3_600 * 1_000_000_000
 STEP_ROWS: Final = 200
 END: Final = b"\xff" * 33
-LONG_END: Final = b"\xff" * 41
+LONG_END: Final = b"\xff" * 57
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Reason(enum.Enum):
     CURRENT = "current"  # of a version that shows, conflict copies included
     DELETED = "deleted"  # the last version of a file that was deleted not long ago
     AHEAD = "ahead"  # of an operation that waits for the clock
+    HELD = "held"  # of an operation beyond a fork, which may count one day
     SUPERSEDED = "superseded"  # an earlier version, in history
 
 
@@ -88,7 +89,7 @@ class Collector:
             for chunk, height in list(self._records.unpublished_refs()):
                 self._mark(chunk, height, Reason.CURRENT)
             yield from self._mark_live(now_ns)
-            yield from self._mark_ahead()
+            yield from self._mark_aside()
             yield from self._mark_history(now_ns)
             self._mark_open(in_use)
             yield from self._sweep(noted)
@@ -149,13 +150,21 @@ class Collector:
         row = self._tables.inode.get(inode)
         return row is not None and bool(row.links)
 
-    def _mark_ahead(self) -> Iterator[None]:
-        for rows in self._tables.ahead.pages(b"", LONG_END, STEP_ROWS):
-            for _, row in rows:
-                for write in decode_header(row.envelope).writes:
-                    for chunk in write.refs:
-                        self._mark(chunk, 1, Reason.AHEAD)
+    def _mark_aside(self) -> Iterator[None]:
+        """What is kept apart: for the clock to pass it, or for somebody to decide about it."""
+        for waiting in self._tables.ahead.pages(b"", LONG_END, STEP_ROWS):
+            for _, row in waiting:
+                self._mark_operation(row.envelope, Reason.AHEAD)
             yield
+        for held in self._tables.held.pages(b"", LONG_END, STEP_ROWS):
+            for _, envelope in held:
+                self._mark_operation(envelope, Reason.HELD)
+            yield
+
+    def _mark_operation(self, envelope: bytes, reason: Reason) -> None:
+        for write in decode_header(envelope).writes:
+            for chunk in write.refs:
+                self._mark(chunk, 1, reason)
 
     def _mark_history(self, now_ns: int) -> Iterator[None]:
         """Superseded versions, newest first; drops those that are old and have many younger."""

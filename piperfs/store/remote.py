@@ -90,7 +90,7 @@ class RemoteWriter:
     def _apply(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
         dot = dot_key(operation.replica, operation.seq)
         if self.forks.stops(dot):
-            return "held" if self.forks.hold(dot, operation.id, operation.envelope) else "known"
+            return self._hold(operation, dot)
         fork = self.forks.find(operation)
         if fork is not None:
             self.found.append(fork)
@@ -106,10 +106,20 @@ class RemoteWriter:
         """Keep an operation until the clock passes it, and its content while somebody has it."""
         if not self._ahead.add(operation, sender):
             return "crowded"
+        self._want_all(operation)
+        return "ahead"
+
+    def _hold(self, operation: Operation, dot: bytes) -> str:
+        """Keep what lies beyond a fork for whoever decides about it, and its content likewise."""
+        if not self.forks.hold(dot, operation.id, operation.envelope):
+            return "known"
+        self._want_all(operation)
+        return "held"
+
+    def _want_all(self, operation: Operation) -> None:
         for write in operation.writes:
             for chunk in write.refs:
                 self._chunks.want(ChunkId(chunk), 1)
-        return "ahead"
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
         """Merge an operation, be it known in part; tells whether one of its writes is new."""

@@ -294,6 +294,7 @@ class Store:
         rows = self.forks.take(replica)
         counting = [decode(raw, unseal) for seq, raw in rows if seq <= until]
         self.apply_remote(counting, now_ns)
+        self.chunks.doubt()
         return len(counting), len(rows) - len(counting)
 
     def recompute_times(self) -> None:

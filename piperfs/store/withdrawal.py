@@ -24,6 +24,7 @@ from piperfs.store.remote import RemoteWriter
 from piperfs.store.rows import XattrsRow
 
 END: Final = b"\xff" * 41
+LONG_END: Final = b"\xff" * 57
 
 _pack = msgspec.msgpack.Encoder().encode
 _Stale = tuple[RecordKey, tuple[AnyHead, ...]]  # a record that lost heads, with all it had
@@ -105,6 +106,14 @@ class Withdrawal:
         if raw is not None and self._forks.stops(dot):
             self._forks.hold(dot, operation, raw)
 
+    def _aside(self) -> set[ChunkId]:
+        """What is referred to by operations that do not count now, and may later."""
+        tables = self._parts.tables
+        raws = [raw for _, raw in tables.held.scan(b"", LONG_END)]
+        raws += [row.envelope for _, row in tables.ahead.scan(b"", END)]
+        headers = map(decode_header, raws)
+        return {ref for header in headers for write in header.writes for ref in write.refs}
+
     def _drop(self, plan: _Plan) -> list[_Stale]:
         stale: list[_Stale] = []
         for key in plan.records:
@@ -115,7 +124,7 @@ class Withdrawal:
         for operation, dot in plan.void.items():
             self._hold(operation, dot)
             self._parts.log.remove(operation, dot)
-        for chunk in plan.chunks - plan.kept:
+        for chunk in plan.chunks - plan.kept - self._aside():
             self._chunks.forget_want(chunk)
         if not self._remote.is_blind:
             for record, before in stale:

@@ -7,6 +7,7 @@ from piperfs.core.ids import ChunkId
 from piperfs.core.record import ContentBody
 from piperfs.store.change import DeleteContent, MoveLink, PutContent
 from piperfs.store.collector import DAY_NS, RETENTION, Collector, Reason
+from tests.store.test_withdrawal import unseal
 from tests.support.stores import SECOND, Node, TestClock, exchange
 
 
@@ -224,3 +225,29 @@ def test_content_of_what_waits_for_the_clock_is_wanted_and_stays_while_it_waits(
     node.store.ahead.drop(lambda _author, _seq: False)
     collect(node)
     assert not node.store.chunks.has(chunk)
+
+
+def test_content_of_what_a_fork_holds_back_is_wanted_and_stays_while_it_is_held(node):
+    carl, late = Node("carl"), Node("late")
+    files = [carl.create(carl.root, name) for name in (b"f", b"g")]
+    carl.commit()
+    until = {carl.replica: carl.store.last_seq}
+    here, absent = (save(carl, file, b"text of " + file) for file in files)
+    node.receive(carl.operations())
+    for each in (node, late):
+        each.store.forks.limits = until
+        each.store.withdraw(until, unseal, each.clock())
+    late.receive(carl.operations())
+    for each in (node, late):
+        assert each.store.forks.held_count == 2
+        each.store.chunks.put(here, carl.store.chunks.get(here))
+        each.commit()
+        assert collect(each).kept[Reason.HELD] == 1
+        assert each.store.chunks.has(here)
+        assert each.store.chunks.is_wanted(absent)
+        each.store.forks.limits = {}
+        each.store.release(carl.replica, until[carl.replica], unseal, each.clock())
+        assert each.store.chunks.is_doubtful
+        collect(each)
+        assert not each.store.chunks.has(here)
+        assert not each.store.chunks.want_count
