@@ -13,9 +13,11 @@ For a node of an earlier version that is tried once: its data is gone with it if
 import enum
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import decode_header
 from piperfs.core.record import ContentHead, Kind
@@ -96,6 +98,8 @@ class Collector:
             # What never came of a version that is gone may be gone where it was made.
             needed = (self._marked - self._past) | noted.keys() | self.lost
             self._chunks.forget_wants(needed)
+            if self.freed_chunks:
+                yield from self._forget_digests()
         finally:
             self._chunks.end_noting()
 
@@ -206,3 +210,14 @@ class Collector:
                 if chunk not in self._marked and chunk not in noted:
                     self.freed_bytes += self._chunks.drop(chunk)
                     self.freed_chunks += 1
+
+    def _forget_digests(self) -> Iterator[None]:
+        """Nothing can be found any more by the digest of a chunk that is gone."""
+        digests = self._tables.digest
+        for keys in digests.durable_keys(b"", END, STEP_ROWS):
+            yield
+            for key in keys:
+                with suppress(StoreError):  # damage is for `fsck --repair`
+                    chunk = digests.get(key)
+                    if chunk is not None and not self._chunks.has(chunk):
+                        digests.delete(key)

@@ -231,3 +231,14 @@ def test_making_room_spares_what_lists_of_an_unpublished_version_name(anna: Comp
     anna.store.finish(committed=True)
     forget_plain(anna)
     assert anna.read("film") == data
+
+
+def test_digests_of_what_is_gone_go_too(anna: Computer) -> None:
+    for _ in range(300):
+        anna.write("note", os.urandom(100))
+        anna.commit()
+    digests = anna.store.tables.digest
+    assert len(list(digests.keys(b"", END))) == 300
+    assert collect(anna).freed_chunks == 299
+    [left] = digests.keys(b"", END)
+    assert anna.store.chunks.known_digest(left)
