@@ -83,7 +83,8 @@ def test_a_node_that_comes_back_wants_what_it_lists(anna: Computer) -> None:
 
 def test_a_damaged_node_of_an_earlier_version_holds_a_collection_up_once(anna: Computer) -> None:
     anna.write("film", os.urandom(LONG))
-    node, chunks = node_of(anna, "film"), count(anna)
+    node = node_of(anna, "film")
+    _, listed = anna.store.chunks.node_children(anna.store.chunks.get(node))
     anna.commit()
     anna.clock.ns += 60 * SECOND
     anna.write("film", b"short")
@@ -91,7 +92,7 @@ def test_a_damaged_node_of_an_earlier_version_holds_a_collection_up_once(anna: C
     damage(anna, node)
     assert collect(restarted(anna)).freed_chunks == 0
     assert anna.store.chunks.is_wanted(node)
-    assert collect(restarted(anna)).freed_chunks > chunks / 3
+    assert collect(restarted(anna)).freed_chunks >= len(set(listed))
     assert not anna.store.chunks.is_wanted(node)
     assert anna.read("film") == b"short"
 
