@@ -38,14 +38,21 @@ class Ranges:
         self._files.changed(session)
 
     def seek(self, node: Node, offset: int, whence: int) -> int:
-        """Raises FsError (no data beyond)."""
+        """Raises FsError (no data beyond).
+
+        What a program stored through a mapping is in the kernel's pages only, and nothing tells of
+        mappings but the open handle behind them: while somebody writes, a hole may be data.
+        """
         contents = self._files.contents(node)
         if offset < 0 or offset >= contents.size:
             raise FsError(ErrorKind.NO_DATA_BEYOND)
+        if whence not in (SEEK_DATA, SEEK_HOLE):
+            raise FsError(ErrorKind.INVALID)
+        session = self._files.session(node)
+        if session is not None and session.writers:
+            return offset if whence == SEEK_DATA else contents.size
         if whence == SEEK_HOLE:
             return contents.next_hole(offset)
-        if whence != SEEK_DATA:
-            raise FsError(ErrorKind.INVALID)
         found = contents.next_data(offset)
         if found is None:
             raise FsError(ErrorKind.NO_DATA_BEYOND)

@@ -155,11 +155,25 @@ def test_xattrs_are_kept_and_limited(computer):
 def test_holes_are_found(computer):
     fh = computer.create("f")
     computer.fs.write(fh, 1 << 40, b"end")
-    computer.flush(fh)
+    computer.close(fh)
+    fh = computer.open("f", O_RDONLY)
     assert computer.fs.seek(fh, 0, 3) == 1 << 40
     assert computer.fs.seek(fh, 0, 4) == 0
     assert computer.stat("f").blocks == 1
+
+
+def test_holes_are_data_while_somebody_may_have_mapped_the_file(computer):
+    fh = computer.create("f")
+    computer.fs.write(fh, 1 << 40, b"end")
+    computer.flush(fh)
+    reader = computer.open("f", O_RDONLY)
+    for each in (fh, reader):
+        assert computer.fs.seek(each, 5, 3) == 5
+        assert computer.fs.seek(each, 5, 4) == (1 << 40) + 3
+        with refused(ErrorKind.NO_DATA_BEYOND):
+            computer.fs.seek(each, (1 << 40) + 3, 3)
     computer.close(fh)
+    assert computer.fs.seek(reader, 5, 3) == 1 << 40
 
 
 def test_random_writes_match_a_plain_buffer(computer):

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import subprocess
@@ -74,6 +75,7 @@ def test_files_may_be_petabytes_of_nothing(disk, mounted):
         os.pwrite(file.fileno(), b"middle", 2 * PIB)
         os.fsync(file.fileno())
         assert os.pread(file.fileno(), 10, 2 * PIB - 2) == b"\0\0middle\0\0"
+    with path.open("rb") as file:
         if mounted[0] == "kernel":
             data = os.lseek(file.fileno(), 0, os.SEEK_DATA)
             assert 2 * PIB - (1 << 20) <= data <= 2 * PIB
@@ -83,6 +85,20 @@ def test_files_may_be_petabytes_of_nothing(disk, mounted):
     assert path.stat().st_size == 4 * PIB
     assert path.stat().st_blocks * 512 <= 1 << 20
     path.unlink()
+
+
+def test_what_was_stored_through_a_mapping_is_no_hole(disk):
+    """In one process: the end of another that inherits the mapping would write it out."""
+    path = disk / "mapped"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 1 << 20)
+    with mmap.mmap(fd, 1 << 20) as window, path.open("rb") as reader:
+        os.close(fd)
+        window[1 << 19 : (1 << 19) + 5] = b"hello"
+        begin = os.lseek(reader.fileno(), 0, os.SEEK_DATA)
+        end = os.lseek(reader.fileno(), begin, os.SEEK_HOLE)
+        assert begin <= 1 << 19 < end
+        assert b"hello" in os.pread(reader.fileno(), end - begin, begin)
 
 
 def test_sizes_end_where_the_kernel_ends(disk):
