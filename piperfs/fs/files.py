@@ -18,7 +18,7 @@ from piperfs.core import manifest, resolve
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.core.ids import ChunkId, InodeId, is_file
 from piperfs.core.manifest import Extent
-from piperfs.core.record import PENDING, ContentBody, ContentHead
+from piperfs.core.record import PENDING, Birth, ContentBody, ContentHead
 from piperfs.fs import conflicts
 from piperfs.fs.contents import LENGTH, Contents, extents_of, pieces_of
 from piperfs.fs.flush import Flush
@@ -288,13 +288,18 @@ class Files:
         self._store.apply_local(changes, self._clock.now_ns(), session.stamp)
 
     def put_extents(
-        self, node: Node, extents: list[Extent], mtime_ns: int, pin: Pin | None
+        self,
+        node: Node,
+        extents: list[Extent],
+        mtime_ns: int,
+        pin: Pin | None,
+        birth: Birth | None = None,
     ) -> PutContent:
-        """The change that makes `extents` a file's new version."""
+        """The change that makes `extents` a file's new version, or the first of one just born."""
         chunks = self._store.chunks
         top = manifest.build(extents, self._nodes, chunks.put)
         size = sum(map(LENGTH, extents))
-        birth = self.version(node).body.birth
+        birth = birth or self.version(node).body.birth
         body = ContentBody(True, size, mtime_ns, birth, top.height, top.lengths)  # noqa: FBT003
         return PutContent(node.inode, body, top.refs, pin)
 
@@ -351,23 +356,33 @@ class Files:
 
     def _keep_anonymous(self, session: Session) -> bool:
         """Keep what was written for who has the file open yet; False while chunks are missing."""
-        anonymous = session.node.anonymous
-        if anonymous is None or session.copy is None:
-            return True
+        try:
+            self.save_nameless(session.node)
+        except MissingChunks:
+            return False
+        return True
+
+    def save_nameless(self, node: Node) -> None:
+        """Bring what was written to a file without a name into chunks. Raises MissingChunks."""
+        session, anonymous = self._sessions.get(node.ino), node.anonymous
+        if session is None or anonymous is None or session.copy is None:
+            return
+        if session.flush is not None:
+            self.abandon_flush(node, session.flush)
         try:
             flush = Flush(session.copy.snapshot(), self._reader, self._store.chunks)
             flush.execute()
             session.copy.adopt(flush.finish())
-        except MissingChunks:
+        except Exception:
             session.copy.abandon()
-            return False
+            raise
         anonymous.contents = session.copy
         anonymous.row = replace(
             anonymous.row, size=session.copy.size, data_bytes=session.copy.data_bytes,
             mtime_ns=session.mtime_ns or anonymous.row.mtime_ns,
             ctime_ns=max(session.stamp, anonymous.row.ctime_ns),
         )  # fmt: skip
-        return True
+        session.dirty_since = None
 
     def holders(self, chunks: AbstractSet[ChunkId]) -> set[InodeId]:
         """Files that the kernel knows and that show some of these chunks."""

@@ -181,6 +181,9 @@ class Filesystem:
         directory = self._inodes.get(parent)
         return self._looked_up(self._names.make_symlink(directory, name, target, caller))
 
+    def is_nameless(self, ino: int) -> bool:
+        return self._inodes.get(ino).anonymous is not None
+
     def link(self, ino: int, parent: int, name: bytes) -> Attr:
         self._store.require_right()
         node = self._inodes.get(ino)

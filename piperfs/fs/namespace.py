@@ -241,25 +241,23 @@ class Namespace:
         return node
 
     def _link_unnamed(self, node: Node, directory: InodeId, name: bytes) -> Node:
-        """Give a file of O_TMPFILE its first name."""
+        """Give a file of O_TMPFILE its first name, and all that it holds, at once."""
         anonymous = node.anonymous
         if anonymous is None or not anonymous.linkable or anonymous.birth is None:
             raise FsError(ErrorKind.NOT_FOUND)
+        self._files.save_nameless(node)
         row, contents = anonymous.row, anonymous.contents
+        extents = [] if contents is None else contents.extents()
         birth = Birth(row.mode, row.owner, row.group, self._store.replica, row.born_ns)
         inode = node.inode
-        body = ContentBody(alive=True, size=0, mtime_ns=row.mtime_ns, birth=birth)
         changes: list[Change] = [
-            PutContent(inode, body),
+            self._files.put_extents(node, extents, row.mtime_ns, None, birth),
             PutLink(LinkId(self._entropy(16)), directory, name, inode),
         ]
         changes += [SetXattr(inode, key, value) for key, value in anonymous.xattrs.items()]
         self.apply(changes)
         self._store.put_local(inode, anonymous.local)
         self._inodes.attach(node, inode)
-        if contents is not None and contents.size:
-            extents = contents.extents()
-            self.apply([self._files.put_extents(node, extents, row.mtime_ns, None)])
         self._files.repin(node)
         return node
 

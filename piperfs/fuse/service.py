@@ -142,11 +142,11 @@ class Service:
         if self._fs.uncommitted_bytes() > UNCOMMITTED_BYTES_MAX:
             await self._around.commit()
 
-    def flush_at_once(self, ino: int) -> bool:
+    def flush_at_once(self, ino: int, *, spill: bool = False) -> bool:
         """Flush a small file without waiting; False if it has to be awaited."""
         if ino in self._flushing or self._fs.dirty_bytes(ino) > INLINE_FLUSH_BYTES_MAX:
             return False
-        flush = self._fs.begin_flush(ino)
+        flush = self._fs.begin_flush(ino, spill=spill)
         if flush is None:
             return True
         try:

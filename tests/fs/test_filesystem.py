@@ -376,6 +376,38 @@ def test_unnamed_file_can_be_linked(computer):
     assert computer.read("named") == b"tmp"
 
 
+@pytest.mark.parametrize("size", [0, 3, 3 << 20])
+@pytest.mark.parametrize("is_sealed_before", [False, True])
+def test_an_unnamed_file_gets_its_bytes_with_its_name(computer, size, is_sealed_before):
+    """All in one operation: after a crash there is all of it or nothing."""
+    data = os.urandom(size)
+    attr, opened = computer.fs.tmpfile(ROOT_INO, 0o640, 2, ROOT_USER)
+    computer.fs.write(opened.fh, 0, data)
+    flush = computer.fs.begin_flush(attr.ino, spill=True)
+    if is_sealed_before and flush is not None:
+        flush.execute()
+        computer.fs.finish_flush(attr.ino, flush)  # else one that is still at work
+    computer.fs.link(attr.ino, ROOT_INO, b"named")
+    assert computer.stat("named").size == size
+    assert len(computer.operations()) == 1
+    computer.start()
+    assert computer.read("named") == data
+    assert computer.stat("named").mode & 0o7777 == 0o640
+
+
+def test_a_file_that_got_its_name_late_can_be_written_on(computer):
+    attr, opened = computer.fs.tmpfile(ROOT_INO, 0o640, 2, ROOT_USER)
+    computer.fs.write(opened.fh, 0, b"before")
+    computer.fs.link(attr.ino, ROOT_INO, b"named")
+    assert computer.fs.dirty_inos() == []
+    computer.fs.write(opened.fh, 6, b" after")
+    assert computer.read("named") == b"before after"
+    computer.close(opened.fh)
+    computer.commit()
+    computer.start()
+    assert computer.read("named") == b"before after"
+
+
 def test_a_writer_that_may_not_know_the_size_is_sent_back_once(computer):
     """The kernel asks anew and tries again; an append must not land in what came from elsewhere."""
     computer.write("log", b"1")

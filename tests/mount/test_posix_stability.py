@@ -1,12 +1,15 @@
 """What backup programs look at stays as it is: over remounts, crashes, and moving content."""
 
+import contextlib
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.volumes import eventually, replicas, two_mounted
+from tests.support import syscalls
+from tests.support.volumes import eventually, replicas, signal_wait, two_mounted
 
 pytestmark = pytest.mark.mount
 
@@ -71,6 +74,26 @@ def test_nothing_moves_over_a_remount_or_a_crash(mounted):
     assert stats(base) == before
     (base / "another").write_bytes(b"")
     assert (base / "another").stat().st_ino not in numbers
+
+
+@pytest.mark.parametrize("size", [5, 3 << 20])
+def test_a_file_that_gets_its_name_when_it_is_whole_is_whole_after_a_crash(tmp_path, size):
+    with replicas(tmp_path, "one") as (replica,):
+        base, data = replica.init().mount().mountpoint, os.urandom(size)
+        daemon = os.pidfd_open(replica.pid)
+        fd = os.open(base, os.O_TMPFILE | os.O_RDWR, 0o644)
+        os.write(fd, data)
+        os.fsync(fd)
+        syscalls.link_descriptor(fd, str(base / "named"))
+        (base / "other").write_bytes(b"")
+        sync(base / "other")
+        signal.pidfd_send_signal(daemon, signal.SIGKILL)
+        signal_wait(daemon)
+        os.close(daemon)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        replica.mount()
+        assert (base / "named").read_bytes() == data
 
 
 def test_backups_see_no_churn_after_a_remount(mounted, tmp_path):

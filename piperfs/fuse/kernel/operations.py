@@ -132,8 +132,17 @@ class Operations:
         return encoding.encode_entry(self._fs.symlink(request.ino, name, target, request.caller()))
 
     def link(self, request: Request) -> Reply:
+        """A file without a name gets its bytes along with one; many are sealed in a thread."""
         (ino,) = request.fields(layout.LINK_IN)
-        return encoding.encode_entry(self._fs.link(ino, request.ino, request.name(layout.LINK_IN)))
+        parent, name = request.ino, request.name(layout.LINK_IN)
+        if not self._fs.is_nameless(ino) or self._service.flush_at_once(ino, spill=True):
+            return encoding.encode_entry(self._fs.link(ino, parent, name))
+
+        async def linked() -> Buffer:
+            await self._service.flush(ino, spill=True)
+            return encoding.encode_entry(self._fs.link(ino, parent, name))
+
+        return linked
 
     def unlink(self, request: Request) -> Reply:
         self._fs.unlink(request.ino, request.name())
