@@ -45,7 +45,7 @@ class Attr:
     born_ns: int = 0
     generation: int = 0
     entry_valid: bool = True  # False: the name may not be cached (conflict copies)
-    is_whole: bool = True  # False: some content is absent, so `blocks` may grow at any time
+    is_lasting: bool = True  # False: content is absent, or an account: they may come any time
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What stat(2) says of an inode, and what chmod, chown, utimens and truncate do to it."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -49,6 +49,15 @@ def is_special(inode: InodeId) -> bool:
     return inode[0] not in TYPES
 
 
+class Ownership(NamedTuple):
+    """Whose a file is; not settled while an account is unknown, which may turn up any time."""
+
+    uid: int
+    gid: int
+    mode: int
+    is_settled: bool = True
+
+
 class Attributes:
     """Reads and sets attributes of inodes the kernel knows."""
 
@@ -90,7 +99,7 @@ class Attributes:
         elif session is not None and session.pin is not None and session.pin.heads:
             head = self._files.version(node)
             size, data = head.body.size, sum(n for n in head.body.lengths if n > 0)
-        uid, gid, mode = self.ownership(row)
+        uid, gid, mode, is_settled = self.ownership(row)
         if node.inode[0] == DIRECTORY:
             mode = row.mode  # set-group-id of a directory gives nobody any right
         local = self.local(node)
@@ -111,7 +120,7 @@ class Attributes:
             ctime_ns=max(ctime, local.ctime_ns),
             born_ns=row.born_ns,
             entry_valid=node.version is None,
-            is_whole=here == data,
+            is_lasting=is_settled and here == data,
         )
 
     def local(self, node: Node) -> LocalRow:
@@ -124,12 +133,19 @@ class Attributes:
         else:
             node.anonymous.local = row
 
-    def ownership(self, row: InodeRow) -> tuple[int, int, int]:
+    def ownership(self, row: InodeRow) -> Ownership:
         """uid, gid and permission bits as this computer shows them."""
         owners = self._owners
-        if row.owner_set_by in (self._store.replica, b""):
-            return owners.user_id(row.owner), owners.group_id(row.group), row.mode
-        return (*owners.peers_ids(row.owner, row.group), row.mode & ~SET_ID_BITS)
+        if not self._is_own(row):
+            return Ownership(*owners.peers_ids(row.owner, row.group), row.mode & ~SET_ID_BITS)
+        uid, gid = owners.own_ids(row.owner, row.group)
+        if uid is not None and gid is not None:
+            return Ownership(uid, gid, row.mode)
+        uid, gid = (owners.uid if uid is None else uid), (owners.gid if gid is None else gid)
+        return Ownership(uid, gid, row.mode & ~SET_ID_BITS, is_settled=False)
+
+    def _is_own(self, row: InodeRow) -> bool:
+        return row.owner_set_by in (self._store.replica, b"")
 
     def _link_count(self, node: Node, row: InodeRow) -> int:
         if node.anonymous is not None:
@@ -165,8 +181,8 @@ class Attributes:
         group = None if change.gid is None else self._owners.group_name(change.gid)
         mode = None if change.mode is None else change.mode & 0o7777
         if owner is not None or group is not None:
-            owner = owner or self._owners.user_name(self.ownership(row)[0])
-            group = group or self._owners.group_name(self.ownership(row)[1])
+            owner = owner or self._kept_name(row, is_user=True)
+            group = group or self._kept_name(row, is_user=False)
             mode = row.mode & ~self._hidden_bits(row) if mode is None else mode
         drops = owner is not None or change.kill_suidgid or is_empty
         if drops and not is_directory(node.inode):
@@ -179,6 +195,14 @@ class Attributes:
             given = SetAttributes(node.inode, mtime_ns=change.mtime_ns)
         if not _is_empty(given):
             self._set(node, given, now_ns)
+
+    def _kept_name(self, row: InodeRow, *, is_user: bool) -> str:
+        """What is stored when only the other of user and group is given away."""
+        stored = row.owner if is_user else row.group
+        if stored and self._is_own(row):
+            return stored
+        shown = self.ownership(row)
+        return self._owners.user_name(shown.uid) if is_user else self._owners.group_name(shown.gid)
 
     def may_keep_group(self, row: InodeRow, caller: Caller) -> bool:
         """Whether a set-group-id bit may stay when this caller changes the file."""

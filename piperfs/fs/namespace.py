@@ -139,9 +139,8 @@ class Namespace:
 
     def _birth(self, parent: Node, mode: int, caller: Caller, born_ns: int = 0) -> Birth:
         row = self._attributes.row(parent)
-        uid, gid, parent_mode = self._attributes.ownership(row)
-        del uid
-        group = self._owners.group_name(gid if parent_mode & SETGID else caller.gid)
+        above = self._attributes.ownership(row)
+        group = self._owners.group_name(above.gid if above.mode & SETGID else caller.gid)
         owner = self._owners.user_name(caller.uid)
         return Birth(mode, owner, group, self._store.replica, born_ns)
 

@@ -167,6 +167,55 @@ def test_set_id_bits_after_a_write(computer, mode, caller, left):
     assert computer.stat("f").mode & 0o7777 == left
 
 
+def without_accounts(computer):
+    """Begin again while the directory service does not answer; returns its accounts."""
+    computer.commit()
+    computer.start()
+    owners = computer.fs._attributes._owners
+    silent = lambda _name: None
+    known, owners.accounts = (
+        owners.accounts,
+        replace(
+            owners.accounts, user_id=silent, group_id=silent, user_name=silent, group_name=silent
+        ),
+    )
+    return known
+
+
+@pytest.mark.parametrize("owner", [{"uid": 1000, "gid": 0}, {"uid": 0, "gid": 1000}])
+def test_set_id_bits_do_not_count_while_an_account_is_unknown(computer, owner):
+    computer.close(computer.create("f"))
+    set_attributes(computer, "f", **owner)
+    computer.chmod("f", 0o6755)
+    known = without_accounts(computer)
+    found = computer.stat("f")
+    assert (found.uid, found.gid, found.mode & 0o7777) == (0, 0, 0o755)
+    assert not found.is_lasting, "the kernel soon asks again"
+    computer.fs._attributes._owners.accounts = known
+    found = computer.stat("f")
+    assert (found.uid, found.gid, found.mode & 0o7777) == (*owner.values(), 0o6755)
+    assert found.is_lasting
+
+
+def test_a_file_keeps_its_stored_owner_while_the_account_is_unknown(computer):
+    computer.close(computer.create("f"))
+    set_attributes(computer, "f", uid=1000, gid=1000)
+    known = without_accounts(computer)
+    set_attributes(computer, "f", gid=5)
+    computer.fs._attributes._owners.accounts = known
+    assert (computer.stat("f").uid, computer.stat("f").gid) == (1000, 5)
+
+
+def test_a_number_is_stored_by_its_name_once_there_is_one(computer):
+    known = without_accounts(computer)
+    set_attributes(computer, "", uid=1000)
+    computer.fs._attributes._owners.accounts = known
+    computer.close(computer.create("f"))
+    set_attributes(computer, "f", uid=1000)
+    node = computer.fs._inodes.get(computer.walk("f").ino)
+    assert computer.fs._attributes.row(node).owner == "alice"
+
+
 def test_chown_to_nobody_else_clears_set_id_bits(computer):
     computer.close(computer.create("f", 0o6755))
     computer.fs.setattr(computer.walk("f").ino, EMPTY, None, ROOT_USER)

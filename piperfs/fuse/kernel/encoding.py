@@ -13,7 +13,7 @@ from piperfs.fuse.kernel import layout
 from piperfs.fuse.kernel.layout import Notification
 
 CACHE_VALID_S: Final = 3600
-ARRIVING_VALID_S: Final = 1  # of attributes that change as content arrives, without a word
+ARRIVING_VALID_S: Final = 1  # of attributes that change without a word, as content arrives
 SECOND_NS: Final = 1_000_000_000
 ALIGNMENT: Final = 8
 DIRENT_BYTES_MIN: Final = 32  # an entry with a name of up to eight bytes
@@ -35,7 +35,7 @@ def encode_header(unique: int, body_bytes: int, error: int = 0) -> bytes:
 
 def attributes_valid_s(attr: Attr) -> int:
     """For how long the kernel may believe what it is told of a file."""
-    return CACHE_VALID_S if attr.is_whole else ARRIVING_VALID_S
+    return CACHE_VALID_S if attr.is_lasting else ARRIVING_VALID_S
 
 
 def encode_attr(attr: Attr) -> bytes:
