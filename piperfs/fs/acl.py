@@ -89,10 +89,6 @@ class Acls:
     def concerns(self, name: bytes) -> bool:
         return name in (ACCESS, DEFAULT)
 
-    def masked(self, parent: Node, mode: int, umask: int) -> int:
-        """Permission bits of a new node that keeps no list of its own."""
-        return self.inherit(parent, mode & 0o7777, umask, is_dir=False)[0]
-
     def inherit(
         self, parent: Node, mode: int, umask: int, *, is_dir: bool
     ) -> tuple[int, dict[bytes, bytes]]:

@@ -319,9 +319,10 @@ class Filesystem:
     def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> tuple[Attr, Opened]:
         """A file without a name."""
         directory = self._inodes.get(parent)
-        bits = self._acls.masked(directory, mode & 0o7777, caller.umask)
+        bits, acls = self._acls.inherit(directory, mode & 0o7777, caller.umask, is_dir=False)
         linkable = not flags & O_EXCL
         node = self._names.make_unnamed(directory, bits, caller, linkable=linkable)
+        self._acls.store(node, acls)
         handle = self._files.open(node, reads=True, writes=True)
         return self._looked_up(node), Opened(handle.fh, keep_cache=True)
 

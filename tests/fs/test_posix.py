@@ -51,6 +51,18 @@ def test_special_nodes_inherit_lists(computer):
     assert b"system.posix_acl_access" in computer.fs.listxattr(node.ino, ROOT_USER)
 
 
+def test_files_without_a_name_inherit_lists(computer):
+    computer.mkdir("d")
+    parent = computer.walk("d").ino
+    computer.fs.setxattr(parent, b"system.posix_acl_default", LIST, 0, ROOT_USER)
+    made = computer.fs.create(parent, b"made", 0o660, 2, ROOT_USER)[0]
+    attr, _ = computer.fs.tmpfile(parent, 0o660, 2, ROOT_USER)
+    computer.fs.link(attr.ino, parent, b"named")
+    assert computer.stat("d/named").mode == made.mode
+    values = [computer.fs.getxattr(i, b"system.posix_acl_access") for i in (made.ino, attr.ino)]
+    assert values[0] == values[1]
+
+
 def test_access_time_does_not_follow_other_times(computer):
     computer.write("f", b"1")
     born = computer.stat("f").atime_ns
