@@ -223,6 +223,9 @@ class Attributes:
     def _set(self, node: Node, change: SetAttributes, now_ns: int) -> None:
         if node.anonymous is not None:
             node.anonymous.row = _changed(node.anonymous.row, change, self._store.tick(now_ns))
+            session = self._files.session(node)
+            if session is not None and change.mtime_ns is not None:
+                session.mtime_ns = change.mtime_ns
         elif is_special(node.inode):
             row = _changed(self.row(node), change, self._store.tick(now_ns))
             self._store.change_special(node.inode, row)

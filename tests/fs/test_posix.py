@@ -128,6 +128,34 @@ def test_truncation_needs_no_handle_that_writes(computer):
     assert computer.read("f") == b""
 
 
+@pytest.mark.parametrize("way", ["unlinked", "replaced", "unnamed"])
+def test_times_set_on_a_file_without_a_name_after_a_write_stay(computer, way):
+    if way == "unnamed":
+        attr, opened = computer.fs.tmpfile(ROOT_INO, 0o644, 2, ROOT_USER)
+        ino, fh = attr.ino, opened.fh
+    else:
+        fh = computer.create("f")
+        ino = computer.walk("f").ino
+    computer.fs.write(fh, 0, b"1")
+    if way == "unlinked":
+        computer.unlink("f")
+    elif way == "replaced":
+        computer.write("g", b"2")
+        computer.rename("g", "f")
+    change = SetAttr(atime_ns=5, mtime_ns=6)
+    assert computer.fs.setattr(ino, change, fh, ROOT_USER).mtime_ns == 6
+    assert computer.fs.getattr(ino).mtime_ns == 6
+    if way == "unnamed":
+        computer.fs.link(ino, ROOT_INO, b"named")
+        computer.close(fh)
+        assert (computer.stat("named").atime_ns, computer.stat("named").mtime_ns) == (5, 6)
+    else:
+        reader = computer.fs.open(ino, O_RDONLY).fh
+        computer.fs.release(fh)
+        assert computer.fs.getattr(ino).mtime_ns == 6
+        computer.fs.release(reader)
+
+
 def test_a_list_that_is_not_there_is_removed_without_error(computer):
     computer.write("f", b"")
     computer.fs.removexattr(computer.walk("f").ino, b"system.posix_acl_access")
