@@ -60,6 +60,7 @@ class Handle:
     node: Node
     writes: bool
     reads: bool = True
+    syncs: bool = False  # what is changed through it is to be durable at once (O_DSYNC, O_SYNC)
     told: Exception | None = None  # the failure of the disk that its owner has heard of
     copies: list[Listed] | None = None  # conflict copies that a listing shows
 
@@ -89,8 +90,8 @@ class Files:
 
     # Handles
 
-    def open(self, node: Node, *, reads: bool, writes: bool) -> Handle:
-        handle = Handle(self._next_fh, node, writes, reads)
+    def open(self, node: Node, *, reads: bool, writes: bool, syncs: bool = False) -> Handle:
+        handle = Handle(self._next_fh, node, writes, reads, syncs)
         self._next_fh += 1
         if writes:
             self._begin(node).writers += 1

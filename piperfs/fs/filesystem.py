@@ -36,6 +36,7 @@ O_ACCMODE: Final = 3
 O_WRONLY: Final = 1
 O_TRUNC: Final = 0o1000
 O_EXCL: Final = 0o200
+O_DSYNC: Final = 0o10000  # a part of O_SYNC
 TYPE_MASK: Final = 0o170000
 REGULAR: Final = 0o100000
 BLOCK_BYTES: Final = 4096
@@ -281,7 +282,8 @@ class Filesystem:
         if writes:
             self._require_known_size(node)
             node = self._names.own_file(node)
-        handle = self._files.open(node, reads=flags & O_ACCMODE != O_WRONLY, writes=writes)
+        reads, syncs = flags & O_ACCMODE != O_WRONLY, flags & O_DSYNC != 0
+        handle = self._files.open(node, reads=reads, writes=writes, syncs=syncs)
         if flags & O_TRUNC:  # the kernel has checked that the caller may write
             self._truncate(node, 0)
         # The kernel keeps its pages: every change from elsewhere is invalidated exactly.
@@ -313,7 +315,7 @@ class Filesystem:
             opened = self.open(node.ino, flags)
             return self._looked_up(node), opened
         node, _ = self._make_file(directory, name, mode, caller)
-        handle = self._files.open(node, reads=True, writes=True)
+        handle = self._files.open(node, reads=True, writes=True, syncs=flags & O_DSYNC != 0)
         return self._looked_up(node), Opened(handle.fh, keep_cache=True)
 
     def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> tuple[Attr, Opened]:
@@ -323,7 +325,7 @@ class Filesystem:
         linkable = not flags & O_EXCL
         node = self._names.make_unnamed(directory, bits, caller, linkable=linkable)
         self._acls.store(node, acls)
-        handle = self._files.open(node, reads=True, writes=True)
+        handle = self._files.open(node, reads=True, writes=True, syncs=flags & O_DSYNC != 0)
         return self._looked_up(node), Opened(handle.fh, keep_cache=True)
 
     def read(self, fh: int, offset: int, size: int) -> Buffer:
@@ -390,6 +392,10 @@ class Filesystem:
         if not handle.writes:
             raise FsError(ErrorKind.BAD_HANDLE)
         return handle
+
+    def syncs(self, fh: int) -> bool:
+        """Whether every change through a handle is to be durable when it returns."""
+        return self._files.handle(fh).syncs
 
     def seek(self, fh: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE."""

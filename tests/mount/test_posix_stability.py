@@ -76,6 +76,32 @@ def test_nothing_moves_over_a_remount_or_a_crash(mounted):
     assert (base / "another").stat().st_ino not in numbers
 
 
+def crash(daemon: int, *left: int) -> None:
+    """End a daemon before anything that it does by and by is done."""
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    signal_wait(daemon)
+    for fd in (daemon, *left):
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+def test_copies_and_reservations_are_durable_at_once_where_a_file_is_opened_so(tmp_path, flag):
+    with replicas(tmp_path, "one") as (replica,):
+        base = replica.init().mount().mountpoint
+        daemon = os.pidfd_open(replica.pid)
+        (base / "from").write_bytes(b"bytes")
+        source = os.open(base / "from", os.O_RDONLY)
+        copy, sized = (os.open(base / n, os.O_RDWR | os.O_CREAT | flag) for n in ("to", "sized"))
+        sync(base)
+        os.copy_file_range(source, copy, 5)
+        syscalls.fallocate(sized, 0, 0, 5000)
+        crash(daemon, source, copy, sized)
+        replica.mount()
+        assert (base / "to").read_bytes() == b"bytes"
+        assert (base / "sized").stat().st_size == 5000
+
+
 @pytest.mark.parametrize("size", [5, 3 << 20])
 def test_a_file_that_gets_its_name_when_it_is_whole_is_whole_after_a_crash(tmp_path, size):
     with replicas(tmp_path, "one") as (replica,):
@@ -87,11 +113,7 @@ def test_a_file_that_gets_its_name_when_it_is_whole_is_whole_after_a_crash(tmp_p
         syscalls.link_descriptor(fd, str(base / "named"))
         (base / "other").write_bytes(b"")
         sync(base / "other")
-        signal.pidfd_send_signal(daemon, signal.SIGKILL)
-        signal_wait(daemon)
-        os.close(daemon)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        crash(daemon, fd)
         replica.mount()
         assert (base / "named").read_bytes() == data
 

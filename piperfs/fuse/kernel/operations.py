@@ -291,17 +291,17 @@ class Operations:
     def fallocate(self, request: Request) -> Reply:
         fh, offset, length, mode, _ = request.fields(layout.FALLOCATE_IN)
         self._fs.fallocate(fh, mode, offset, length)
-        return self._relieved(request.ino, EMPTY)
+        return self._settled(fh, request.ino, EMPTY)
 
     def lseek(self, request: Request) -> Reply:
         fh, offset, whence, _ = request.fields(layout.LSEEK_IN)
         return layout.LSEEK_OUT.pack(self._fs.seek(fh, offset, whence))
 
     def copy_file_range(self, request: Request) -> Reply:
-        return layout.WRITE_OUT.pack(self._copy(request), 0)
+        return self._copy(request, lambda count: layout.WRITE_OUT.pack(count, 0))
 
     def copy_file_range_64(self, request: Request) -> Reply:
-        return layout.COPY_OUT_64.pack(self._copy(request))
+        return self._copy(request, layout.COPY_OUT_64.pack)
 
     # Directories
 
@@ -374,10 +374,24 @@ class Operations:
 
         return relieved
 
-    def _copy(self, request: Request) -> int:
-        fh_in, offset_in, _, fh_out, offset_out, size, _ = request.fields(layout.COPY_FILE_RANGE_IN)
+    def _settled(self, fh: int, ino: int, reply: Buffer) -> Reply:
+        """The same for what the kernel does not sync by itself when it was opened with O_SYNC."""
+        if not self._fs.syncs(fh):
+            return self._relieved(ino, reply)
+
+        async def settled() -> Buffer:
+            await self._service.fsync(ino)
+            return reply
+
+        return settled
+
+    def _copy(self, request: Request, encode: Callable[[int], bytes]) -> Reply:
+        fh_in, offset_in, ino, fh_out, offset_out, size, _ = request.fields(
+            layout.COPY_FILE_RANGE_IN
+        )
         size = min(size, COPY_BYTES_MAX)
-        return self._fs.copy_range(fh_in, offset_in, fh_out, offset_out, size)
+        count = self._fs.copy_range(fh_in, offset_in, fh_out, offset_out, size)
+        return self._settled(fh_out, ino, encode(count))
 
 
 def _sized(value: bytes, size: int) -> Buffer:
