@@ -99,7 +99,9 @@ class Owners:
     def _find_id(self, name: str, *, is_user: bool) -> int | None:
         ask = self.accounts.user_id if is_user else self.accounts.group_id
         mapped = self.idmap.users if is_user else self.idmap.groups
-        number = mapped.get(name) or ask(name)
+        number = mapped.get(name)
+        if number is None:
+            number = ask(name)
         if number is None and name.startswith("#") and name[1:].isdigit():
             number = int(name[1:])
         return number if number is not None and 0 <= number < 1 << 32 else None

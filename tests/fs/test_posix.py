@@ -6,6 +6,7 @@ import pytest
 
 from piperfs.core.errors import ErrorKind, FsError
 from piperfs.fs.api import ROOT_INO, Caller, SetAttr
+from piperfs.fs.owners import IdMap
 from tests.support.computers import O_RDONLY, O_TRUNC, ROOT_USER, Computer
 from tests.support.steps import access_list
 
@@ -254,6 +255,15 @@ def test_a_number_is_stored_by_its_name_once_there_is_one(computer):
     set_attributes(computer, "f", uid=1000)
     node = computer.fs._inodes.get(computer.walk("f").ino)
     assert computer.fs._attributes.row(node).owner == "alice"
+
+
+def test_a_name_may_be_mapped_to_root(computer):
+    owners = computer.fs._attributes._owners
+    owners.idmap = IdMap({"alice": 0}, {"alice": 0})
+    owners.uid, owners.gid = 7, 7
+    assert owners.own_ids("alice", "alice") == (0, 0)
+    owners.idmap = IdMap({"boss": 0}, {"staff": 0})
+    assert owners.own_ids("boss", "staff") == (0, 0)
 
 
 def test_chown_to_nobody_else_clears_set_id_bits(computer):
