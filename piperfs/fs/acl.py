@@ -74,8 +74,8 @@ def restrict(entries: list[Entry], mode: int) -> list[Entry]:
 
 
 def is_minimal(entries: list[Entry]) -> bool:
-    """Whether the list says no more than permission bits do."""
-    return len(entries) == 3
+    """Whether the list says no more than permission bits do, or nothing at all."""
+    return len(entries) in (0, 3)
 
 
 class Acls:
@@ -121,23 +121,28 @@ class Acls:
                 raise FsError(ErrorKind.ACCESS)
             self._put_or_remove(node, name, raw if entries else b"")
             return
-        self._put_or_remove(node, name, b"" if is_minimal(entries) or not entries else raw)
+        changed = self._put_or_remove(node, name, b"" if is_minimal(entries) else raw)
         if entries:
             row = self._attributes.row(node)
             keeps = self._attributes.may_keep_group(row, caller)
             kept = row.mode & (0o7000 if keeps else 0o5000)
-            change = SetAttr(mode=kept | mode_of(entries))
-            self._attributes.set(node, change, self._clock.now_ns())
+            mode = kept | mode_of(entries)
+            if changed or mode != row.mode:
+                self._attributes.set(node, SetAttr(mode=mode), self._clock.now_ns())
 
     def remove(self, node: Node, name: bytes) -> None:
         """Remove a list; one that is not there is no error."""
         self._put_or_remove(node, name, b"")
 
-    def _put_or_remove(self, node: Node, name: bytes, raw: bytes) -> None:
+    def _put_or_remove(self, node: Node, name: bytes, raw: bytes) -> bool:
+        """Whether there is anything else than before."""
         if raw:
             self._xattrs.set(node, name, raw, 0)
         elif self._find(node, name) is not None:
             self._xattrs.remove(node, name)
+        else:
+            return False
+        return True
 
     def follow_mode(self, node: Node, mode: int) -> None:
         """A chmod changes the list too."""

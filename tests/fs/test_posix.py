@@ -162,6 +162,19 @@ def test_a_list_that_is_not_there_is_removed_without_error(computer):
     computer.fs.removexattr(computer.walk("f").ino, b"system.posix_acl_access")
 
 
+def test_a_list_that_says_what_the_mode_says_changes_nothing(computer):
+    computer.write("f", b"")
+    ino, before = computer.walk("f").ino, computer.stat("f")
+    same = access_list((1, 6, NOBODY), (4, 4, NOBODY), (32, 4, NOBODY))
+    computer.fs.setxattr(ino, b"system.posix_acl_access", same, 0, ROOT_USER)
+    assert computer.stat("f") == before
+    computer.fs.setxattr(ino, b"system.posix_acl_access", LIST, 0, ROOT_USER)
+    longer = computer.stat("f")
+    computer.fs.setxattr(ino, b"system.posix_acl_access", same, 0, ROOT_USER)
+    assert computer.stat("f").mode == before.mode
+    assert computer.stat("f").ctime_ns > longer.ctime_ns > before.ctime_ns
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
