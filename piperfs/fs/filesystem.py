@@ -70,7 +70,7 @@ class Filesystem:
         )  # fmt: skip
         self._names = Namespace(parts)
         self._renames = Renames(parts, self._names)
-        self._ranges = Ranges(self._files)
+        self._ranges = Ranges(self._files, self._require_space)
         self._listings = Listings(store, self._inodes, self._names, self._attributes)
         self._xattrs = Xattrs(store, world.clock, {b"conflict": self._conflict_of})
         self._acls = Acls(self._xattrs, self._attributes, world.clock)
@@ -383,9 +383,7 @@ class Filesystem:
 
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """Reserve, punch or zero a range."""
-        node = self._writable(fh).node
-        self._require_space(0)
-        self._ranges.fallocate(node, mode, offset, length)
+        self._ranges.fallocate(self._writable(fh).node, mode, offset, length)
 
     def _writable(self, fh: int) -> Handle:
         handle = self._files.handle(fh)

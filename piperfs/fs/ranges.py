@@ -1,5 +1,6 @@
 """Ranges of a file: holes, reservations, and copies that share chunks instead of bytes."""
 
+from collections.abc import Callable
 from typing import Final
 
 from piperfs.core import limits
@@ -19,23 +20,37 @@ ZERO_RANGE: Final = 16
 class Ranges:
     """Operations on byte ranges of regular files."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, require_space: Callable[[int, int], None]) -> None:
         self._files = files
+        self._require_space = require_space  # for bytes of a file of a size; raises FsError
 
     def fallocate(self, node: Node, mode: int, offset: int, length: int) -> None:
-        """Space is never reserved, since nothing is overwritten in place; sizes and holes are."""
+        """Sizes and holes are made; space is asked for, but not reserved.
+
+        Nothing is overwritten in place, so what is reserved now would not be what is used later.
+        """
         if offset < 0 or length <= 0:
             raise FsError(ErrorKind.INVALID)
         if mode not in (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
             raise FsError(ErrorKind.NOT_SUPPORTED)
         if offset + length > limits.FILE_BYTES_MAX:
             raise FsError(ErrorKind.TOO_BIG)
+        punches = mode & (PUNCH_HOLE | ZERO_RANGE)
+        if punches:
+            self._require_space(0, 0)
+        else:
+            self._require_space(self._missing(node, offset, length), offset + length)
         session, copy = self._files.edit(node)
-        if mode & (PUNCH_HOLE | ZERO_RANGE):
+        if punches:
             copy.punch(offset, length)
         if not mode & KEEP_SIZE and offset + length > copy.size:
             copy.truncate(offset + length)
         self._files.changed(session)
+
+    def _missing(self, node: Node, offset: int, length: int) -> int:
+        """How many bytes of a range are not there yet."""
+        there = self._files.contents(node).slices(offset, length)
+        return length - sum(piece.length for piece in there if piece.source is not None)
 
     def seek(self, node: Node, offset: int, whence: int) -> int:
         """Raises FsError (no data beyond).

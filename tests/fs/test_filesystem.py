@@ -354,6 +354,23 @@ def test_full_disk_refuses_writes_and_lets_delete(computer):
     computer.unlink("f")
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_space_is_asked_for_what_is_not_there_yet(computer, mode):
+    fh = computer.create("f")
+    computer.fs.write(fh, 0, bytes(6 << 20))
+    computer.flush(fh)
+    computer.commit()
+    computer.space = computer.space.__class__(8 << 20, 3 << 20, 3 << 20)
+    for offset in (0, 6 << 20):
+        with refused(ErrorKind.NO_SPACE):
+            computer.fs.fallocate(fh, mode, offset, 10 << 20)
+    assert computer.stat("f").size == 6 << 20
+    computer.fs.fallocate(fh, mode, 0, 8 << 20)
+    with refused(ErrorKind.TOO_BIG):
+        computer.fs.fallocate(fh, mode, (1 << 63) - 1, 1)
+    computer.fs.fallocate(fh, 3, 0, 8 << 20)
+
+
 def test_bytes_that_a_flush_works_on_need_room_too(computer):
     fh = computer.create("f")
     ino = computer.stat("f").ino
