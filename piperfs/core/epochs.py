@@ -128,6 +128,23 @@ def _newest(graph: MembershipGraph, known: Iterable[EpochId]) -> list[EpochId]:
     return sorted(known - opened)
 
 
+def is_shared(graph: MembershipGraph, knows: Callable[[EpochId], bool]) -> bool:
+    """Whether all present readers were given all keys that are known here.
+
+    The key of an epoch that does not count, such as one whose author was removed meanwhile, may
+    have been written with by others, and somebody who was left out of it may be a member after all.
+    """
+    held: dict[EpochId, set[ReplicaId]] = {}
+    for record, statement in graph.statements():
+        if isinstance(statement, Genesis | Rotate) and knows(epoch_of(record)):
+            held[epoch_of(record)] = {wrap.member for wrap in statement.wraps}
+        elif isinstance(statement, Join | Renew):
+            for wrap in statement.wraps:
+                held.get(EpochId(wrap.sealed[:EPOCH_BYTES]), set()).add(wrap.member)
+    readers = {m.replica for m in graph.state().present() if m.role in READING_ROLES}
+    return all(readers <= held[epoch] for epoch in _newest(graph, held))
+
+
 def admit(
     graph: MembershipGraph, keys: Mapping[EpochId, bytes], request: "JoinRequest", now_ns: int
 ) -> Join:

@@ -252,9 +252,10 @@ class Node:
         self.author(epochs.rotation(self.graph, keys, self.clock.entropy))
 
     def renew_keys(self) -> bool:
-        """Rotate if the current key is known to outsiders, or not to all readers; admins only."""
+        """Rotate if outsiders know the current key, or a reader lacks one; admins only."""
         state = self.graph.state()
-        if self.role != "admin" or (state.is_clean and state.is_complete):
+        is_well = state.is_clean and state.is_complete
+        if self.role != "admin" or (is_well and epochs.is_shared(self.graph, self.keyring.knows)):
             return False
         self.rotate()
         return True

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from piperfs.core import epochs, identity, membership
-from piperfs.core.epochs import admit, epoch_keys, request_join
+from piperfs.core.epochs import admit, epoch_keys, is_shared, request_join
 from piperfs.core.errors import PeerError, UserError
 from piperfs.core.limits import MEMBERSHIP_RECORD_BYTES_MAX
 from piperfs.core.membership import MembershipGraph, graph_of
@@ -46,6 +46,9 @@ class Device:
 
     def author(self, statement, now=NOW):
         return self.graph.author(self.identity, now, statement)
+
+    def is_shared(self) -> bool:
+        return is_shared(self.graph, self.epochs().__contains__)
 
     def epochs(self):
         return epoch_keys(self.graph, self.identity)
@@ -517,6 +520,47 @@ def test_epochs_made_apart_are_all_opened_by_the_next():
     share(a, c)
     assert c.epochs() == a.epochs()
     assert c.graph.state().is_complete
+
+
+def test_a_key_that_a_newcomer_lacks_is_noticed_by_who_has_it():
+    a = Device("a")
+    b = a.admit("b", "admin")
+    share(a, b)
+    a.rotate()
+    b.rotate()
+    c = b.admit("c")
+    assert a.is_shared()
+    assert b.is_shared()
+    share(a, b, c)
+    assert not a.is_shared()  # that of a was never given to c
+    a.rotate()
+    share(a, b, c)
+    assert a.is_shared()
+    assert c.epochs() == a.epochs()
+
+
+def test_a_key_made_without_a_member_whose_removal_was_undone_is_shared_anew():
+    a = Device("a")
+    b, c, d = a.admit("b", "admin"), a.admit("c"), a.admit("d")
+    share(a, b, c, d)
+    b.remove(c)
+    b.rotate()
+    share(b, d)
+    undone = d.graph.state().current  # d writes with it
+    a.remove(b)
+    a.rotate()
+    share(a, b, c, d)
+    state = a.graph.state()
+    assert c.identity.replica in {m.replica for m in state.present()}
+    assert state.is_clean
+    assert state.is_complete
+    assert undone in a.epochs()
+    assert undone not in c.epochs()
+    assert not a.is_shared()
+    a.rotate()
+    share(a, c)
+    assert undone in c.epochs()
+    assert a.is_shared()
 
 
 def test_a_member_admitted_elsewhere_gets_the_key_with_the_next_epoch():
