@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from piperfs.core.errors import StoreError
 from piperfs.core.manifest import node_children
 from piperfs.daemon.node import Node
@@ -89,6 +91,8 @@ def rebuild_on(node: Node, engine: Engine, salvage: Salvage) -> Store:
         pass
     seq = max(target.last_seq, node.store.highest_seq_of(node.store.replica), now // 1_000_000)
     target.put_last_seq(seq + SEQ_MARGIN)
+    for replica, row in target.peers().items():  # they may have sent what is lost
+        target.put_peer(replica, replace(row, is_whole=False))
     target.commit(now)
     return target
 

@@ -178,7 +178,7 @@ class Session:
         if not self._conduct.is_true(max(ack.lseq, ack.complete_lseq)):
             return
         self.standing.acked = max(self.standing.acked, ack.lseq)
-        self.standing.complete = max(self.standing.complete, ack.complete_lseq)
+        self.standing.complete = ack.complete_lseq
         self._on_progress()
 
     def _take_chunks(self, answer: m.Chunks) -> None:
@@ -240,8 +240,9 @@ class Session:
         row = self._store.peer(self.replica)
         went_back = row.cursor > state.durable_lseq  # its store is an old copy of what it was
         if row.store != state.store or went_back:
-            self._store.put_peer(self.replica, replace(row, store=state.store, cursor=0))
-        self.standing.cursor = self._store.peer(self.replica).cursor
+            row = replace(row, store=state.store, cursor=0)
+        self._store.put_peer(self.replica, replace(row, is_whole=row.is_whole or not row.cursor))
+        self.standing.cursor = row.cursor
         durable = self._store.log.durable_lseq
         continues = state.cursor_store == self._store.store_id and state.cursor_lseq <= durable
         if continues or not state.operations:
@@ -262,9 +263,8 @@ class Session:
         idle = standing.sent == durable and standing.acked >= durable
         caught_up = standing.cursor >= state.durable_lseq
         if state.digest == self._store.digest():
-            if standing.unheeded:
-                self._applied.set()  # what was acknowledged may be complete now
-            standing.refused = standing.unheeded = 0
+            self._note_whole(is_whole=True)
+            standing.refused = 0
             self._repair_pause_s = REPAIR_PAUSE_S
         elif idle and caught_up and now - self._repaired_at > self._repair_pause_s:
             self._repair_pause_s = min(REPAIR_PAUSE_MAX_S, 2 * self._repair_pause_s)
@@ -275,7 +275,7 @@ class Session:
 
     async def _apply_batches(self) -> None:
         async for batch in self._batches_out:
-            if self._local.committer.failure is not None:
+            if self._skipped or self._local.committer.failure is not None:
                 self._skipped = True  # nothing more is kept in memory until the disk takes it
             elif isinstance(batch, m.Authors):
                 self._note_newest(batch.newest)
@@ -292,13 +292,14 @@ class Session:
 
     async def _apply_batch(self, batch: m.Operations) -> None:
         fresh: list[tuple[bytes, Envelope]] = []
-        repeated = 0
+        repeated = missed = 0
         for raw in batch.envelopes:
             envelope = decode_envelope(raw)
             repeated += envelope.id in self.pushing.known
             self._note_known(envelope.id)
             store = self._store
             waits = store.waiting.has(envelope.id) or envelope.id in store.ahead
+            missed += waits
             if not (waits or store.log.has(envelope.id)):
                 fresh.append((raw, envelope))
         verified = await verify_batch(fresh, self._local)
@@ -307,7 +308,7 @@ class Session:
         self._conduct.note_operations(verified.operations)
         if verified.refusals:
             self.standing.refused += len(verified.refusals)
-            self.standing.unheeded += len(verified.refusals)
+            missed += len(verified.refusals)
             self.standing.last_reason = verified.refusals[-1].reason
             pause = self._conduct.note_refused(verified.refusals)
         self._store.note_newest(map(shown_by, verified.void), self._local.clock.now_ns())
@@ -315,7 +316,7 @@ class Session:
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
             applied = self._store.apply_remote(part, self._local.clock.now_ns(), self.replica)
-            self.standing.unheeded += applied.unattested + applied.crowded + applied.held
+            missed += applied.unattested + applied.crowded + applied.held
             for fork in applied.forks:
                 self._local.note_fork(fork)
             self._conduct.note_unproved(applied.unattested)
@@ -323,6 +324,8 @@ class Session:
                 self.pushing.batches.note_shown(operation.replica, operation.seq)
             await self._local.committer.make_way()
         self._fetcher.receive(self, batch.chunks, ())
+        if missed:
+            self._note_whole(is_whole=False)
         if batch.upto:
             self._move_cursor(batch.upto)
         self._applied.set()
@@ -332,6 +335,13 @@ class Session:
     def _note_known(self, operation: OperationId) -> None:
         self.pushing.note_known(operation)
         self._conduct.note_arrival(operation)
+
+    def _note_whole(self, *, is_whole: bool) -> None:
+        """Remember, beyond this connection, whether all that the peer sent was taken in."""
+        row = self._store.peer(self.replica)
+        if row.is_whole is not is_whole:
+            self._store.put_peer(self.replica, replace(row, is_whole=is_whole))
+            self._applied.set()  # what was acknowledged may be complete now
 
     def _move_cursor(self, lseq: int) -> None:
         row = self._store.peer(self.replica)
@@ -373,7 +383,7 @@ class Session:
         return (
             self._fetcher.keeps_all
             and not self._store.chunks.want_count
-            and not self.standing.unheeded
+            and self._store.peer(self.replica).is_whole
             and not self._store.ahead.came_from(self.replica)
         )
 

@@ -13,7 +13,6 @@ class Standing:
     cursor: int = 0  # of their lseq: applied here
     durable: int = 0  # of their lseq: what they have
     digest: bytes = b""
-    unheeded: int = 0  # operations of theirs that were not taken in: refused, or unknown history
     refused: int = 0  # operations of theirs that did not verify
     last_reason: str = ""
     rolled_back: int = 0  # operations that it had once and has no more

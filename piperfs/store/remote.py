@@ -111,9 +111,8 @@ class RemoteWriter:
 
     def _hold(self, operation: Operation, dot: bytes) -> str:
         """Keep what lies beyond a fork for whoever decides about it, and its content likewise."""
-        if not self.forks.hold(dot, operation.id, operation.envelope):
-            return "known"
-        self._want_all(operation)
+        if self.forks.hold(dot, operation.id, operation.envelope):
+            self._want_all(operation)
         return "held"
 
     def _want_all(self, operation: Operation) -> None:

@@ -115,6 +115,7 @@ class PeerRow(msgspec.Struct, array_like=True, frozen=True):
     cursor: int = 0  # everything of the peer up to this lseq is durable here
     addresses: tuple[str, ...] = ()
     last_contact_ns: int = 0
+    is_whole: bool = False  # nothing up to `cursor` was refused, or was lost here since
 
 
 class OffenceRow(msgspec.Struct, array_like=True, frozen=True):
