@@ -300,8 +300,8 @@ class Node:
             found["store"] = f"{word}: {self.committer.failure}"
         if self.store.chunks.damaged:
             found["chunks"] = f"{self.store.chunks.damaged} damaged ones were found"
-        if self.damaged_values:
-            found["values"] = f"{self.damaged_values} damaged ones: run piperfs fsck --repair"
+        if damaged := max(self.damaged_values, self.store.damage_met):
+            found["values"] = f"{damaged} damaged ones: run piperfs fsck --repair"
         if self.space().available < FULL_BYTES:
             found["space"] = IS_FULL + (NO_HOLDER if self.keeps_deleted else "")
         found.update(forks.health(self))

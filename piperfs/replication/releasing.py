@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from piperfs.core.errors import StoreError
 from piperfs.core.operation import decode_envelope
 from piperfs.obs.log import get_logger
 from piperfs.replication.ports import Local
@@ -22,16 +23,23 @@ log = get_logger("replication")
 
 async def run(local: Local, on_release: Callable[[], None]) -> None:
     """Release what is due, for ever, and tell when it was."""
+    told = ""
     while True:
-        while local.committer.failure is None and release(local):
-            on_release()
-            await trio.lowlevel.checkpoint()
+        try:
+            while local.committer.failure is None and release(local):
+                on_release()
+                await trio.lowlevel.checkpoint()
+        except StoreError as error:  # the store is failing, or damaged
+            if str(error) != told:
+                told = str(error)
+                log.warning("operations.not_caught_up", error=told)
         await trio.sleep(RELEASE_EVERY_S)
 
 
 def release(local: Local) -> int:
     """Release some of what is due; returns how many operations were."""
     store, now = local.store, local.clock.now_ns()
+    store.require_writable()
     due = store.ahead.take_due(now, AT_ONCE) if len(store.ahead) else []
     if due:
         envelopes = [(raw, decode_envelope(raw)) for raw in due]

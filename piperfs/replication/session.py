@@ -316,7 +316,7 @@ class Session:
         for start in range(0, len(verified.operations), APPLY_AT_ONCE):
             part = verified.operations[start : start + APPLY_AT_ONCE]
             applied = self._store.apply_remote(part, self._local.clock.now_ns(), self.replica)
-            missed += applied.unattested + applied.crowded + applied.held
+            missed += applied.unattested + applied.crowded + applied.held + applied.damaged
             for fork in applied.forks:
                 self._local.note_fork(fork)
             self._conduct.note_unproved(applied.unattested)

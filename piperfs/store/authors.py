@@ -10,6 +10,7 @@ whoever passes an operation on can show that its claims are true, since he had t
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import ReplicaId
 from piperfs.core.operation import Envelope, header_of
 from piperfs.store.schema import Tables
@@ -36,7 +37,10 @@ class Authors:
         """The highest number that an author is known to have issued."""
         known = self._highest.get(replica)
         if known is None:
-            newest = self._table.get(replica)
+            try:
+                newest = self._table.get(replica)
+            except StoreError:  # the next proof takes the place of what is damaged
+                newest = None
             known = UNKNOWN if newest is None else header_of(newest).seq
             self._highest[replica] = known
         return known

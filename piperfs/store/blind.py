@@ -19,7 +19,10 @@ class BlindWriter(RemoteWriter):
     def _targets(self, link: bytes) -> set[InodeId]:  # noqa: ARG002 - none can be read
         return set()
 
-    def _refresh(self, write: Write, former: set[InodeId]) -> None:  # noqa: ARG002 - as above
+    def _refresh(self, write: Write, former: set[InodeId]) -> None:
+        """There is no index."""
+
+    def _want(self, write: Write) -> None:
         """Want all chunks: which are manifest nodes shows when they come."""
         if write.kind is Kind.CONTENT:
             for chunk in write.refs:

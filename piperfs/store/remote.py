@@ -2,18 +2,22 @@
 
 Applying is idempotent and the order does not matter: an operation that is known, or whose writes
 are all covered, changes nothing. One that claims to know what its authors are not known to have
-written waits until they are.
+written waits until they are. One that meets a damaged value is left out as a whole, and the rest
+goes on; where only the index is damaged, which follows from the records, it is merged unseen.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from piperfs.core.errors import StoreError
 from piperfs.core.forks import Fork
-from piperfs.core.ids import ChunkId, InodeId, LinkId, ReplicaId
+from piperfs.core.ids import ChunkId, InodeId, LinkId, OperationId, ReplicaId
 from piperfs.core.merge import insert
 from piperfs.core.operation import Operation, Write, decode_envelope
 from piperfs.core.record import PENDING, AnyHead, ContentBody, Kind, LinkBody, XattrBody
 from piperfs.core.resolve import current_content
+from piperfs.obs.log import get_logger
 from piperfs.store.ahead import Ahead
 from piperfs.store.authors import Shown
 from piperfs.store.chunks import ChunkStore
@@ -22,14 +26,16 @@ from piperfs.store.local import Parts, is_version
 from piperfs.store.oplog import dot_key
 from piperfs.store.waiting import Unproved, Waiting
 
+log = get_logger("store")
+
 
 @dataclass(slots=True)
 class Applied:
     """What a batch came to.
 
     `unattested` claim to know writes that nobody has shown; `held` lie beyond a fork; `ahead` are
-    dated too far ahead, and wait; `crowded` are too, and there was no room for them; `forks` are
-    proofs that the batch made.
+    dated too far ahead, and wait; `crowded` are too, and there was no room for them; `damaged` met
+    a damaged value here, and were left out; `forks` are proofs that the batch made.
     """
 
     merged: int = 0
@@ -38,6 +44,7 @@ class Applied:
     held: int = 0
     ahead: int = 0
     crowded: int = 0
+    damaged: int = 0
     forks: list[Fork] = field(default_factory=list)
 
 
@@ -58,12 +65,26 @@ class RemoteWriter:
         self.forks = Forks(parts.tables, parts.log)
         self.found: list[Fork] = []  # proofs that nobody was told of yet
         self.waiting = Waiting()
+        self.damaged: set[OperationId] = set()  # what met a damaged value
 
-    def apply(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
-        """Merge one verified operation; returns the field of `Applied` that counts it.
+    def apply_all(
+        self, operations: Iterable[Operation], now_ns: int, sender: ReplicaId | None
+    ) -> Applied:
+        """Merge verified operations.
 
         What nobody sent just now, being due or taken over, does not wait for the clock.
         """
+        applied = Applied()
+        for operation in operations:
+            with self._noticing_damage(operation) as met:
+                outcome = self._apply_new(operation, now_ns, sender)
+            outcome = "damaged" if met else outcome
+            setattr(applied, outcome, getattr(applied, outcome) + 1)
+        applied.forks, self.found = self.found, []
+        return applied
+
+    def _apply_new(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
+        """Merge one operation; returns the field of `Applied` that counts it."""
         if self._parts.log.has(operation.id):
             return "known"
         self.note_newest([shown_by(operation)], now_ns)
@@ -85,7 +106,20 @@ class RemoteWriter:
     def settle(self, author: ReplicaId, now_ns: int) -> None:
         """Try again what waited for an author to count further."""
         for each in self.waiting.take(author):  # their own authors' numbers are noted
-            self._apply(each.operation, now_ns, each.sender)
+            with self._noticing_damage(each.operation):
+                self._apply(each.operation, now_ns, each.sender)
+
+    @contextmanager
+    def _noticing_damage(self, operation: Operation) -> Iterator[list[StoreError]]:
+        """Go on after a damaged value, and remember it; what is caught is given back."""
+        met: list[StoreError] = []
+        try:
+            yield met
+        except StoreError as error:
+            met.append(error)
+            if not self.damaged:
+                log.warning("store.damage_met", error=str(error))
+            self.damaged.add(operation.id)
 
     def _apply(self, operation: Operation, now_ns: int, sender: ReplicaId | None) -> str:
         dot = dot_key(operation.replica, operation.seq)
@@ -122,8 +156,7 @@ class RemoteWriter:
 
     def reapply(self, operation: Operation, now_ns: int) -> bool:
         """Merge an operation, be it known in part; tells whether one of its writes is new."""
-        for write in operation.writes:
-            self._parts.records.heads(write.kind, write.key)  # damage is met before any change
+        self._meet_damage(operation)
         released: list[tuple[AnyHead, bool]] = []
         former = {w.key: self._targets(w.key) for w in operation.writes if w.kind is Kind.LINK}
         fresh = [w for w in operation.writes if self._merge(operation, w, released)]
@@ -139,9 +172,28 @@ class RemoteWriter:
                 self._chunks.doubt()
         for write in fresh:
             self._parts.clock.observe(write.hlc, now_ns)
-            self._parts.index.note_moments(operation.head(write))
-            self._refresh(write, former.get(write.key, set()))
+            self._want(write)
+        with self._noticing_damage(operation):
+            for write in fresh:
+                self._parts.index.note_moments(operation.head(write))
+                self._refresh(write, former.get(write.key, set()))
         return True
+
+    def _meet_damage(self, operation: Operation) -> None:
+        """Read what merging changes, but for the index: raises StoreError before any change."""
+        log_, tables = self._parts.log, self._parts.tables
+        tables.operation.get(operation.id)
+        log_.meet(operation.id, dot_key(operation.replica, operation.seq))
+        for write in operation.writes:
+            for head in self._parts.records.heads(write.kind, write.key):
+                if head.operation != PENDING:
+                    log_.meet(head.operation, dot_key(head.replica, head.seq))
+
+    def _want(self, write: Write) -> None:
+        """Want the chunks of a version."""
+        if isinstance(write.body, ContentBody) and write.body.alive:
+            for chunk in write.refs:
+                self._chunks.want(ChunkId(chunk), write.body.height)
 
     def _merge(
         self, operation: Operation, write: Write, released: list[tuple[AnyHead, bool]]
@@ -177,14 +229,8 @@ class RemoteWriter:
         else:
             index.refresh(InodeId(write.key))
         if isinstance(body, ContentBody):
-            self._after_content(InodeId(write.key), write, body)
-
-    def _after_content(self, inode: InodeId, write: Write, body: ContentBody) -> None:
-        self._parts.index.note_content(inode)
-        if body.alive:
-            for chunk in write.refs:
-                self._chunks.want(ChunkId(chunk), body.height)
-        self._want_shown(inode)
+            index.note_content(InodeId(write.key))
+            self._want_shown(InodeId(write.key))
 
     def _want_shown(self, inode: InodeId) -> None:
         """A deleted file that a rename or a new link kept shows the version it was deleted at."""

@@ -244,13 +244,14 @@ class Store:
         What `sender` sent waits if it is dated too far ahead.
         """
         self.require_writable()
-        applied = Applied()
-        for operation in operations:
-            outcome = self._remote.apply(operation, now_ns, sender)
-            setattr(applied, outcome, getattr(applied, outcome) + 1)
-        applied.forks, self._remote.found = self._remote.found, []
+        applied = self._remote.apply_all(operations, now_ns, sender)
         self._after_remote()
         return applied
+
+    @property
+    def damage_met(self) -> int:
+        """How many operations of peers met a damaged value here."""
+        return len(self._remote.damaged)
 
     def adopt(self, operations: Iterable[Operation], now_ns: int) -> None:
         """Merge what an earlier store of this replica held."""

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
+from piperfs.core.errors import StoreError
 from piperfs.daemon import report
 from piperfs.replication import releasing
 from tests.support import peers
@@ -70,3 +72,17 @@ async def test_what_waits_outlives_a_restart_and_a_clock_that_lags_catches_up(
             await converged(anna, ben)
             assert names(ben) == {b"file"}
         ben.close()
+
+
+async def test_damage_of_what_waits_does_not_end_the_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_local: peers.Node) -> int:
+        raise StoreError("the store holds a damaged value")
+
+    monkeypatch.setattr(releasing, "RELEASE_EVERY_S", 0.05)
+    async with pair(tmp_path) as (anna, ben):
+        monkeypatch.setattr(releasing, "release", damaged)
+        await trio.sleep(0.2)
+        write_file(anna, b"today", b"text")
+        await converged(anna, ben)

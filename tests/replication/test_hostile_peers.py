@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from piperfs.core.errors import ErrorKind, PeerError, StoreError
 from piperfs.core.identity import generate
@@ -304,6 +305,18 @@ async def test_nothing_more_is_taken_in_while_the_disk_is_full(tmp_path: Path) -
             while m.Pong(1) not in await channel.receive():
                 pass
         assert names(anna) == set()
+        session = anna.replicator._sessions[ben.store.replica]
+        wake, session.wake = session.wake, lambda: None  # it has not heard yet that there is room
+        anna.committer.failure = None
+        channel.send(m.Operations((), 2))
+        channel.send(m.Ping(2))
+        await channel.flush()
+        with trio.fail_after(5):
+            while m.Pong(2) not in await channel.receive():
+                pass
+        await trio.testing.wait_all_tasks_blocked()
+        assert anna.store.peer(ben.store.replica).cursor == 0
+        session.wake = wake
         write_file(anna, b"there is room again", b"text")
         await anna.committer.commit()
         await ends(channel)  # the next connection brings what was left out

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from piperfs.core.record import Birth, ContentBody
 from piperfs.daemon.origin import write_origin
+from piperfs.store.change import PutContent
 from piperfs.store.engine import DATA_FILE
 from piperfs.store.rows import PeerRow
 from tests.support import peers
@@ -112,3 +114,25 @@ async def test_a_new_key_is_taken_into_use_by_all(tmp_path: Path) -> None:
         write(ben, b"reply", b"text")
         await until(lambda: read_file(anna, b"reply") == b"text")
         assert read_file(ben, b"after") == b"text"
+
+
+async def test_one_damaged_value_keeps_nothing_else_away(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (anna, ben):
+        inode = write(anna, b"file", b"text")
+        await converged(anna, ben)
+        engine = ben.store.engine
+        raw = bytearray(engine.get("content", inode) or b"")
+        raw[len(raw) // 2] ^= 1
+        engine.commit({"content": {inode: bytes(raw)}})
+        engine.refresh()
+        ben.store.tables.content.forget_reads()
+        now = anna.clock.now_ns()
+        body = ContentBody(True, 0, now, Birth(0o644, "root", "root", anna.store.replica))
+        anna.store.apply_local([PutContent(inode, body, ())], now)
+        await anna.committer.commit()
+        write(anna, b"another", b"text")
+        await anna.committer.commit()
+        await until(lambda: names(ben) == {b"file", b"another"}, within_s=3)
+        await until(lambda: peers.holders(ben) == [anna.store.replica])
+        assert not peers.holders(anna)
+        assert "fsck" in ben.health()["values"]
