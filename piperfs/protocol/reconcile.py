@@ -6,7 +6,9 @@ logarithm of the set's size in rounds, and bytes in proportion to the difference
 Meyer, "Range-Based Set Reconciliation" (SRDS 2023).
 
 Pure and stateless: each message is answered from the message and the set. A message and its
-answer are bounded, so a huge difference takes several exchanges; `is_partial` says so.
+answer are bounded, so a huge difference takes several exchanges; `is_partial` says so. Ranges must
+ascend without overlapping, as those of any answer do: so one message costs a walk over the set or
+two, and not one for each range. The caller may rest between steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +42,13 @@ class Difference:
     is_partial: bool = False  # there was more than fits; another exchange finds it
     listed: int = 0  # ids in `ranges`
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.ranges) == ITEMS_MAX
+
     def answer(self, part: Range) -> None:
         listed = self.listed + len(part.ids or ())
-        if len(self.ranges) == ITEMS_MAX or listed > LISTED_MAX:
+        if self.is_full or listed > LISTED_MAX:
             self.is_partial = True
             return
         self.ranges.append(part)
@@ -55,19 +61,50 @@ def begin(fingerprint: Fingerprint) -> tuple[Range, ...]:
 
 
 def compare(ranges: Sequence[Range], fingerprint: Fingerprint, ids: Ids) -> Difference:
-    """Answer a message. Raises PeerError for ranges that make no sense."""
+    """Answer a message at once. Raises PeerError for ranges that make no sense."""
     difference = Difference()
+    for _ in steps(ranges, fingerprint, ids, difference):
+        pass
+    return difference
+
+
+def steps(
+    ranges: Sequence[Range], fingerprint: Fingerprint, ids: Ids, difference: Difference
+) -> Iterator[None]:
+    """Answer a message, with a chance to rest after each look at the set."""
+    _check(ranges)
     for theirs in ranges:
-        if theirs.lower >= theirs.upper:
-            raise PeerError("a range of a reconciliation is empty or backward")
+        yield
         if theirs.ids is not None:
             _compare_ids(theirs, theirs.ids, ids, difference)
-            continue
-        count, total = fingerprint(theirs.lower, theirs.upper)
-        if (count, total) != (theirs.count, theirs.total):
-            for part in _narrow(theirs, count, total, fingerprint, ids):
-                difference.answer(part)
-    return difference
+        elif difference.is_full:
+            difference.is_partial = True
+        else:
+            yield from _compare_sums(theirs, fingerprint, ids, difference)
+
+
+def _check(ranges: Sequence[Range]) -> None:
+    last = LOWEST
+    for each in ranges:
+        if each.lower >= each.upper:
+            raise PeerError("a range of a reconciliation is empty or backward")
+        if each.lower < last:
+            raise PeerError("ranges of a reconciliation overlap or do not ascend")
+        last = each.upper
+
+
+def _compare_sums(
+    theirs: Range, fingerprint: Fingerprint, ids: Ids, difference: Difference
+) -> Iterator[None]:
+    count, total = fingerprint(theirs.lower, theirs.upper)
+    if (count, total) == (theirs.count, theirs.total):
+        return
+    for part in _narrow(theirs, count, total, fingerprint, ids):
+        yield
+        difference.answer(part)
+        if difference.is_full:
+            difference.is_partial = True
+            return
 
 
 def _compare_ids(

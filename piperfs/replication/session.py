@@ -405,10 +405,11 @@ class Session:
         ranges = reconcile.begin(self._store.log.fingerprint)
         self.channel.send(m.Reconcile(ranges), urgent=False)
 
-    def _reconcile(self, message: m.Reconcile) -> None:
+    async def _reconcile(self, message: m.Reconcile) -> None:
         self._repaired_at = trio.current_time()
-        log = self._store.log
-        found = reconcile.compare(message.ranges, log.fingerprint, log.ids)
+        log, found = self._store.log, reconcile.Difference()
+        for _ in reconcile.steps(message.ranges, log.fingerprint, log.ids, found):
+            await trio.lowlevel.checkpoint()
         wanted = [each for each in found.wanted if each not in self._store.ahead]
         for start in range(0, len(wanted), m.ITEMS_MAX):
             part = tuple(wanted[start : start + m.ITEMS_MAX])

@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,7 @@ class Exchange:
                 return
             mine = sides[turn]
             difference = reconcile.compare(ranges, mine.fingerprint, mine.ids)
+            assert all(one.upper <= two.lower for one, two in pairwise(difference.ranges))
             self.found[turn].update(difference.wanted)
             self.found[1 - turn].update(difference.offered)
             ranges = tuple(difference.ranges)
@@ -120,6 +122,35 @@ def test_backward_ranges_are_refused() -> None:
         wrong = m.Range(lower, upper, 0, bytes(32))
         with pytest.raises(PeerError):
             reconcile.compare([wrong], mine.fingerprint, mine.ids)
+
+
+def test_overlapping_and_descending_ranges_are_refused_unseen() -> None:
+    def unseen(lower: bytes, upper: bytes) -> tuple[int, bytes]:
+        raise AssertionError("nothing of it is answered")
+
+    for one, two in (((b"a", b"c"), (b"b", b"d")), ((b"b", b"c"), (b"a", b"b"))):
+        wrong = [m.Range(*one, 0, bytes(32)), m.Range(*two, 0, bytes(32))]
+        with pytest.raises(PeerError):
+            reconcile.compare(wrong, unseen, Ids(set()).ids)
+
+
+def test_a_full_message_costs_a_bounded_number_of_looks_with_rests_between() -> None:
+    whole, looks = Ids(make(200_000)), 0
+
+    def fingerprint(lower: bytes, upper: bytes) -> tuple[int, bytes]:
+        nonlocal looks
+        looks += 1
+        return whole.fingerprint(lower, upper)
+
+    borders = [number.to_bytes(2, "big") for number in range(0, 1 << 16, 16)]
+    ranges = [m.Range(*each, 0, bytes(32)) for each in pairwise([*borders, reconcile.HIGHEST])]
+    assert len(ranges) == m.ITEMS_MAX
+    found = reconcile.Difference()
+    between = [looks for _ in reconcile.steps(ranges, fingerprint, whole.ids, found)]
+    assert max(two - one for one, two in pairwise(between)) <= 2
+    assert looks <= 2 * m.ITEMS_MAX
+    assert len(found.ranges) == m.ITEMS_MAX
+    assert found.is_partial
 
 
 @settings(deadline=None)

@@ -33,6 +33,7 @@ def offences(node: Node) -> set[tuple[str, str]]:
         ((m.Ack(SEQ_MAX, 0),), Offence.RECEIPT),
         ((m.Welcome(),), Offence.PROTOCOL),
         ((m.Operations((b"garbage",), 0),), Offence.PROTOCOL),
+        ((m.Reconcile(2 * (m.Range(b"a", b"b", 0, bytes(32)),)),), Offence.PROTOCOL),
     ],
     ids=lambda each: each.value if isinstance(each, Offence) else "",
 )
