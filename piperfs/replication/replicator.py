@@ -214,6 +214,7 @@ class Replicator:
             addresses=lambda: self.reachable,
         )
         session.on_chunks = partial(self._checks.note_answer, replica)
+        session.on_want = partial(self._checks.note_want, replica)
         self._sessions[replica] = session
         if dial is not None:
             self._dialler.is_held(dial)

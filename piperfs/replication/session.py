@@ -71,6 +71,7 @@ class Session:
         self._fetcher = fetcher
         self._on_progress = on_progress
         self.on_chunks: Callable[[m.Chunks], None] = lambda _answer: None  # checked by then
+        self.on_want: Callable[[m.Want], None] = lambda _want: None
         self._own_addresses = addresses
         self._store_id = StoreId(b"")
         self._applied = trio.Event()
@@ -90,7 +91,7 @@ class Session:
             m.Authors: send.send,
             m.Chunks: self._take_chunks,
             m.Have: lambda x: fetcher.hope_again(self, x.chunks),
-            m.Want: self._serving.note,
+            m.Want: self._note_want,
             m.Ack: self._note_ack,
             m.State: self._note_state,
             m.MemberIds: self.gossip.answer,
@@ -184,6 +185,10 @@ class Session:
     def _take_chunks(self, answer: m.Chunks) -> None:
         self._fetcher.receive(self, answer.chunks, answer.absent)
         self.on_chunks(answer)
+
+    def _note_want(self, want: m.Want) -> None:
+        self.on_want(want)
+        self._serving.note(want)
 
     def _note_peers(self, message: m.Peers) -> None:
         self.peers = message.peers
