@@ -4,6 +4,7 @@ Nothing of the daemon is imported here, so help and completion are instant, and 
 what is wrong even when a library of the daemon is broken.
 """
 
+import io
 import os
 import sys
 
@@ -66,6 +67,7 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line with the arguments of this process."""
     _open_standard_streams()
+    _accept_any_text()
     sys.exit(_run())
 
 
@@ -74,6 +76,13 @@ def _open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+
+
+def _accept_any_text() -> None:
+    """Names of files are bytes: none is a reason to fail while it is read or shown."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _run() -> int:

@@ -122,7 +122,7 @@ def _detach(target: Path, how: How) -> bool:
 
 def _run(*command: str | Path) -> str:
     """Run a program; returns why it failed, in a few words."""
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
     if done.returncode == 0:
         return ""
     return done.stderr.strip().rstrip(".").rpartition(": ")[2] or "cannot unmount it"

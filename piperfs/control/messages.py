@@ -2,8 +2,12 @@
 
 A connection carries one request. Any number of progress lines may come back, and then exactly
 one answer: a value, or an error in words for a person with the exit code of the command.
+
+Names of files are bytes, and what of them is no UTF-8 is a lone surrogate in Python's text. The
+JSON of the standard library carries that as an escape and gives it back; msgspec's refuses it.
 """
 
+import json
 from typing import Any, Final
 
 import msgspec
@@ -35,13 +39,13 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     total: int = 0
 
 
-_requests = msgspec.json.Decoder(Request)
-_replies = msgspec.json.Decoder(Reply)
+# MALFORMED, and what the standard library finds wrong with JSON.
+_NOT_A_MESSAGE: Final = (*MALFORMED, ValueError)
 
 
 def encode(message: Request | Reply) -> bytes:
     """The line of a message, with its newline."""
-    return msgspec.json.encode(message) + b"\n"
+    return json.dumps(msgspec.to_builtins(message)).encode("ascii") + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
@@ -51,8 +55,8 @@ def decode_request(line: bytes) -> Request:
         UserError: it is not one.
     """
     try:
-        return _requests.decode(line)
-    except MALFORMED as error:
+        return msgspec.convert(json.loads(line.decode()), Request)
+    except _NOT_A_MESSAGE as error:
         raise UserError(f"this is no request of PiperFS: {error}", ExitCode.USAGE) from error
 
 
@@ -63,8 +67,8 @@ def decode_reply(line: bytes) -> Reply:
         UserError: it is not one.
     """
     try:
-        return _replies.decode(line)
-    except MALFORMED as error:
+        return msgspec.convert(json.loads(line.decode()), Reply)
+    except _NOT_A_MESSAGE as error:
         raise UserError(f"the daemon answered with something else: {error}") from error
 
 

@@ -61,6 +61,6 @@ class Starter:
         address = self._address.replace("@", "\0", 1)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             try:
-                sender.sendto(text.encode(), address)
+                sender.sendto(os.fsencode(text), address)
             except OSError:
                 pass  # a service manager that went away is no reason to stop

@@ -4,6 +4,7 @@ The same table serves the daemon behind a mount and the short-lived one behind a
 volume that nobody has open, so a command means the same in both.
 """
 
+import math
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ def text(request: Request, name: str, default: str = "") -> str:
     value = request.arguments.get(name, default)
     if not isinstance(value, str):
         raise UserError(f"'{name}' must be text", ExitCode.USAGE)
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise UserError(f"the {name} is not valid UTF-8; give another one", ExitCode.USAGE)
     return value
 
 
@@ -44,7 +47,7 @@ def number(request: Request, name: str, default: float) -> float:
     value = request.arguments.get(name)
     if value is None:
         return default
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"'{name}' must be a number", ExitCode.USAGE)
     return value
 

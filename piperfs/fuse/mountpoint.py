@@ -193,7 +193,9 @@ def detach(mountpoint: Path, *, lazily: bool = True) -> None:
         reason = os.strerror(ctypes.get_errno()) if code else ""
     else:
         command = [_fusermount(), "-u", *(["-z"] if lazily else []), "--", os.fspath(mountpoint)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
         reason = done.stderr.strip() if done.returncode else ""
     if reason:
         raise UserError(f"cannot unmount '{mountpoint}': {reason}")
@@ -268,6 +270,7 @@ def _attach_by_helper(mountpoint: Path, options: MountOptions) -> int:
             pass_fds=[theirs.fileno()],
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
         theirs.close()

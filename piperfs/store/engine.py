@@ -106,7 +106,7 @@ def _open(directory: Path, *, create: bool) -> lmdb.Environment:
     for map_size in MAP_BYTES:
         with suppress(lmdb.MemoryError):
             return lmdb.open(
-                str(directory), map_size=map_size, max_dbs=TABLES_MAX, mode=0o600,
+                os.fsencode(directory), map_size=map_size, max_dbs=TABLES_MAX, mode=0o600,
                 readahead=True, create=create,
             )  # fmt: skip
     raise StoreError(f"{directory} needs more address space than it may have: see ulimit -v")

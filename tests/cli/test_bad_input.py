@@ -21,6 +21,7 @@ from piperfs.core.ticket import format_ticket, parse_ticket
 from tests.support.volumes import Replica, replicas
 
 pytestmark = [pytest.mark.net, pytest.mark.mount]
+BYTES = os.fsdecode(b"a\xff")  # a name of a file, and no UTF-8
 NOW_NS = 0  # before any expiry: tests look into tickets, they do not judge them
 
 
@@ -204,6 +205,10 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("init over files", lambda w: ["init", w.foreign()], 5, "is not empty"),
     ("a volume below a file", lambda w: ["init", w.own() + "/volume.json/x"], 1, "cannot make it"),
     ("no name", lambda w: ["init", ""], 2, "name is empty"),
+    ("a name of bytes", lambda w: ["init", w.new() + BYTES], 2, "the label is not valid UTF-8"),
+    ("a label of bytes", lambda w: ["init", w.new(), "--name", BYTES], 2, "label is not valid"),
+    ("a member of bytes", lambda w: ["init", w.new(), "--member", BYTES], 2, "member is not valid"),
+    ("a missing volume of bytes", lambda w: ["status", w.missing() + BYTES], 4, "no volume at"),
     # mount points
     ("no mount point", lambda w: ["mount", w.own(), w.missing()], 4, "create the directory"),
     ("a file", lambda w: ["mount", w.own(), "/etc/hostname"], 5, "is not a directory"),
@@ -244,6 +249,12 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("short id", lambda w: ["remove-member", w.own(), w.ben_id[:3]], 4, "members lists them"),
     ("role of nobody", lambda w: ["set-role", w.own(), "zoe", "reader"], 4, "no member is called"),
     ("unknown role", lambda w: ["set-role", w.own(), "ben", "king"], 2, "'admin'"),
+    (
+        "an author of bytes",
+        lambda w: ["revert", w.own(), "--author", BYTES, "--since", "1h"],
+        2,
+        "the author is not valid UTF-8",
+    ),
     ("no role", lambda w: ["set-role", w.own(), "ben"], 2, "missing argument 'ROLE'"),
     ("role without right", lambda w: ["set-role", w.own(), "ben", "admin"], 5, "the role admin"),
     ("removal without right", lambda w: ["remove-member", w.own(), "anna"], 5, "the role admin"),

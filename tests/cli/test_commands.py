@@ -89,6 +89,25 @@ def test_a_mount_point_may_be_a_link(anna: Replica):
     assert not anna.is_mounted()
 
 
+def test_a_place_may_have_a_name_that_is_no_utf_8(anna: Replica, monkeypatch: pytest.MonkeyPatch):
+    place = anna.base / os.fsdecode(b"m\xff")
+    place.mkdir()
+    volume = str(anna.base / os.fsdecode(b"bad\xff"))
+    monkeypatch.setitem(anna.environment, "PYTHONIOENCODING", "utf-8:strict")
+    anna.piperfs("init", volume, "--name", "good")
+    anna.piperfs("mount", volume, str(place), "-o", QUIET)
+    try:
+        (place / "open").write_text("x")
+        assert anna.piperfs("status", str(place)).startswith("volume     good")
+        with (place / "open").open():
+            busy = anna.run("umount", str(place))
+        assert "close what uses it" in busy.stderr
+        assert len(busy.stderr.splitlines()) == 1
+    finally:
+        anna.piperfs("umount", str(place))
+    assert not place.is_mount()
+
+
 def test_a_busy_mount_is_told_and_stays(anna: Replica):
     anna.mount()
     (anna.mountpoint / "open").write_text("x")
@@ -133,3 +152,12 @@ def test_the_helper_mounts_in_another_namespace(anna: Replica):
         anna.stop()
         other.stdin.close()
     eventually(lambda: anna.status()["pid"] is None)
+
+
+def test_a_passphrase_that_is_no_utf_8_is_refused_in_words(anna: Replica):
+    done = subprocess.run(
+        [*PIPERFS, "protect", str(anna.state)], env=anna.environment, input=b"a\xff\n",
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr == b"piperfs: the passphrase is not valid UTF-8; give another one\n"

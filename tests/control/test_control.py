@@ -58,6 +58,17 @@ async def test_a_verb_answers_with_its_value(state: Path, daemon: None):
     assert [(reply.progress, reply.done, reply.total) for reply in seen] == [("half", 1, 2)]
 
 
+async def test_text_that_is_no_utf_8_arrives_as_it_was_sent(state: Path, daemon: None):
+    name = os.fsdecode(b"caf\xe9 \xff \xf0\x9f\x90\x8d")
+
+    def tell() -> Any:
+        connection = places.connect(state)
+        assert connection is not None
+        return client.call(connection, "echo", {"name": name})
+
+    assert await trio.to_thread.run_sync(tell) == {"name": name}
+
+
 async def test_an_error_keeps_its_words_and_code(state: Path, daemon: None):
     with pytest.raises(UserError, match="not today") as caught:
         await trio.to_thread.run_sync(ask, state, "refuse")

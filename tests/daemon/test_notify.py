@@ -57,6 +57,14 @@ def test_a_command_reads_the_outcome_from_its_pipe(*, fails: bool):
     assert (reply.error, reply.code) == (("no", 4) if fails else (None, 0))
 
 
+def test_a_place_may_have_a_name_that_is_no_utf_8(manager: socket.socket):
+    reader, writer = os.pipe()
+    Starter(writer).ready(os.fsdecode(b"served at /m\xff"))
+    with os.fdopen(reader, "rb") as pipe:
+        assert os.fsencode(decode_reply(pipe.readline()).ok) == b"served at /m\xff"
+    assert b"STATUS=served at /m\xff" in manager.recv(1000)
+
+
 def test_a_command_that_left_is_no_failure():
     reader, writer = os.pipe()
     os.close(reader)
