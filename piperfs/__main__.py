@@ -3,7 +3,7 @@
 Tests and tools use it to run exactly the checkout that they lie in.
 """
 
-from piperfs.cli.main import main
+from piperfs.cli.entry import main
 
 if __name__ == "__main__":
     main()

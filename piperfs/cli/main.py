@@ -11,9 +11,9 @@ import sys
 import click
 
 from piperfs.cli import act, keys, mount, output, show, unmount, versions, volume
+from piperfs.cli.entry import INTERRUPTED
 from piperfs.core.errors import ExitCode, UserError
 
-INTERRUPTED = 130  # as shells report a SIGINT
 COMMANDS = (
     volume.init,
     volume.invite,
@@ -64,11 +64,11 @@ for command in COMMANDS:
     piperfs.add_command(command)
 
 
-def main() -> None:
-    """Run the command line with the arguments of this process."""
+def main() -> int:
+    """Run the command line with the arguments of this process; returns the exit code."""
     _open_standard_streams()
     _accept_any_text()
-    sys.exit(_run())
+    return _run()
 
 
 def _open_standard_streams() -> None:
@@ -97,7 +97,7 @@ def _run() -> int:
     except click.ClickException as error:
         output.error(_one_line(error))
         return ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:  # an interrupt at a prompt
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has seen enough

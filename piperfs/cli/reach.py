@@ -38,4 +38,4 @@ def ask_offline(
         return client.call(connection, do, arguments, show)
     finally:
         connection.close()
-        child.wait()  # it releases the lock of the volume at its very end
+        spawn.await_end(child)  # it releases the lock of the volume at its very end

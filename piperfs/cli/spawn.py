@@ -37,7 +37,11 @@ def _environment() -> dict[str, str]:
 
 
 def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Start a daemon that answers one request and ends; for a volume that nobody has open."""
+    """Start a daemon that answers one request and ends; for a volume that nobody has open.
+
+    Ctrl-C reaches the command alone: the daemon sees the connection close, and undoes what it has
+    half done.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         child = subprocess.Popen(
@@ -45,8 +49,18 @@ def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env=_environment(),
+            process_group=0,
         )
     return ours, child
+
+
+def await_end(child: subprocess.Popen[bytes]) -> None:
+    """Wait until a daemon of one request has ended; who interrupts that too is not kept waiting."""
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        raise
 
 
 def run_helper(*arguments: str) -> None:

@@ -7,16 +7,20 @@ behind, and that nothing is lost.
 import os
 import select
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from piperfs.core.errors import ExitCode
+from piperfs.core.pairing_code import make_code
 from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 pytestmark = [pytest.mark.net, pytest.mark.mount]
+CODE = make_code(bytes)  # well formed, and nobody's
 QUIET = "discovery=off,listen=127.0.0.1:0"
 
 
@@ -117,6 +121,46 @@ def test_a_busy_mount_is_told_and_stays(anna: Replica):
         assert "close what uses it" in done.stderr
         assert anna.is_mounted()
     anna.umount()
+
+
+def test_an_interrupt_of_a_command_without_a_daemon_is_quiet_and_undoes_it(tmp_path: Path):
+    """The peer accepts and says nothing, so the child is at work when the terminal interrupts."""
+    with replicas(tmp_path, "ben") as (ben,), socket.create_server(("127.0.0.1", 0)) as peer:
+        words = ("join", str(ben.state), "--pair", "--peer", f"127.0.0.1:{peer.getsockname()[1]}")
+        with subprocess.Popen(
+            [*PIPERFS, *words], env=ben.environment, text=True, process_group=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as command:  # fmt: skip
+            assert command.stdin is not None
+            command.stdin.write(f"{CODE}\n")
+            command.stdin.close()
+            peer.settimeout(60)
+            with peer.accept()[0]:
+                os.killpg(command.pid, signal.SIGINT)
+                assert command.wait(60) == 130
+            assert command.stdout is not None
+            assert command.stderr is not None
+            assert (command.stdout.read() + command.stderr.read()).strip() == ""
+        assert not ben.state.exists()
+
+
+@pytest.mark.parametrize("module", ["click", "piperfs.cli.main"])
+def test_an_interrupt_while_the_program_loads_is_quiet(anna: Replica, module: str):
+    """A finder in front of all others plays the terminal, at the import of the module."""
+    program = (
+        "import os, signal, sys\n"
+        "class Terminal:\n"
+        "    def find_spec(name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Terminal)\n"
+        "from piperfs.cli.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, "status", "x"], env=anna.environment,
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (130, b"")
 
 
 def test_in_front_it_ends_with_an_interrupt(anna: Replica):
