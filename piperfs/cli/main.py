@@ -4,6 +4,7 @@ Nothing of the daemon is imported here, so help and completion are instant, and 
 what is wrong even when a library of the daemon is broken.
 """
 
+import errno
 import io
 import os
 import sys
@@ -14,6 +15,7 @@ from piperfs.cli import act, keys, mount, output, show, unmount, versions, volum
 from piperfs.cli.entry import INTERRUPTED
 from piperfs.core.errors import ExitCode, UserError
 
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = (
     volume.init,
     volume.invite,
@@ -88,6 +90,7 @@ def _accept_any_text() -> None:
 def _run() -> int:
     try:
         piperfs.main(prog_name="piperfs", standalone_mode=False)
+        _flush()
     except UserError as error:
         output.error(str(error))
         return error.code
@@ -100,9 +103,35 @@ def _run() -> int:
     except click.Abort:  # an interrupt at a prompt
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has seen enough
+        _drop_answer()  # its reader has seen enough
+        return ExitCode.FAILED
+    except OSError as error:
+        output.error(_of_the_system(error))
+        _drop_answer()
         return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def _of_the_system(error: OSError) -> str:
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        return "the working directory is gone; change to another one"
+    if error.errno in OUTPUT_ERRORS:
+        return f"cannot write the answer: {error.strerror}"
+    return f"the system refuses: {error.strerror}"
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_answer() -> None:
+    """Else the interpreter would try to write it once more at its end, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -79,7 +79,7 @@ def start_mount(
 
 def _is_of_another(state: Path) -> bool:
     """Whether this is root, and the volume somebody else's: his daemon runs as himself."""
-    return os.geteuid() == 0 and state.is_dir() and state.stat().st_uid != 0
+    return os.geteuid() == 0 and os.path.isdir(state) and state.stat().st_uid != 0
 
 
 def _is_mounted_there(state: Path, target: Path) -> bool:

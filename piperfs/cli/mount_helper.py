@@ -61,7 +61,7 @@ def _as_written(spec: str) -> str:
 
 
 def _is_volume(spec: str) -> bool:
-    return (places.resolve_volume(spec) / "volume.json").exists()
+    return os.path.exists(places.resolve_volume(spec) / "volume.json")
 
 
 def enter_namespace(namespace: str) -> None:

@@ -14,7 +14,9 @@ def canonical(directory: Path) -> Path:
 
     Reading a link is answered by the kernel for every directory, a look at it by its daemon.
     """
-    path = os.path.join(os.getcwd(), directory)
+    path = os.fspath(directory)
+    if not directory.is_absolute():  # else the working directory may be gone
+        path = os.path.join(os.getcwd(), path)
     for _ in range(SYMLINKS_MAX):
         parent, name = os.path.split(path.rstrip("/") or "/")
         parent = os.path.realpath(parent)

@@ -6,8 +6,9 @@ closes.
 """
 
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 from piperfs.control.messages import (
     REPLY_BYTES_MAX,
@@ -35,12 +36,19 @@ def call(
         UserError: what the daemon says went wrong, or that it ended without an answer.
     """
     with connection, connection.makefile("rb") as lines:
-        connection.sendall(encode(Request(do, arguments)))
-        while line := lines.readline(REPLY_BYTES_MAX):
-            reply = decode_reply(line)
+        for reply in _replies(connection, lines, Request(do, arguments)):
             if reply.error is not None:
                 raise UserError(reply.error, ExitCode(reply.code))
             if reply.progress is None:
                 return reply.ok
             show(reply)
     raise UserError("the daemon ended before it answered; its log in the volume says why")
+
+
+def _replies(connection: socket.socket, lines: BinaryIO, request: Request) -> Iterator[Reply]:
+    """What comes back until the other end closes or breaks; it may not even read the request."""
+    with suppress(OSError):
+        connection.sendall(encode(request))
+    with suppress(OSError):
+        while line := lines.readline(REPLY_BYTES_MAX):
+            yield decode_reply(line)

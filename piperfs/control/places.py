@@ -53,25 +53,42 @@ class Running:
 
 
 def state_root() -> Path:
-    """The directory below which a bare volume name is looked up."""
-    if os.geteuid() == 0 and "XDG_DATA_HOME" not in os.environ:
+    """The directory below which a bare volume name is looked up. Raises UserError."""
+    given = _directory_in("XDG_DATA_HOME")
+    if given is None and os.geteuid() == 0:
         return Path("/var/lib/piperfs")
-    data_home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-    return Path(data_home) / "piperfs"
+    return (given or _expanded("~") / ".local/share") / "piperfs"
+
+
+def _directory_in(variable: str) -> Path | None:
+    """The directory that the environment names; what is empty or relative is as good as unset."""
+    given = os.environ.get(variable, "")
+    return Path(given) if os.path.isabs(given) else None
+
+
+def _expanded(path: str) -> Path:
+    """A path with its ~ or ~USER replaced. Raises UserError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: no home directory is known; give a path that begins with /, or set HOME",
+            ExitCode.NOT_FOUND,
+        ) from None
 
 
 def resolve_volume(spec: str) -> Path:
     """Turn what a person typed into the path of a state directory, which need not exist.
 
     Raises:
-        UserError: the text is empty.
+        UserError: the text is empty, or needs a home directory and there is none.
     """
     for prefix in SPEC_PREFIXES:
         spec = spec.removeprefix(prefix)
     if not spec:
         raise UserError("the volume's name is empty; give a name or a path", ExitCode.USAGE)
     if _is_path(spec):
-        return Path(os.path.realpath(Path(spec).expanduser()))
+        return Path(os.path.realpath(_expanded(spec)))
     return Path(os.path.realpath(state_root() / spec))
 
 
@@ -85,32 +102,52 @@ def runtime_directory() -> Path:
     A command must find the daemon that cron, a service manager or another login started. So root
     has one place however it came in, and a user without a session looks where a session would.
     """
-    if RUNTIME_VARIABLE in os.environ:
-        return Path(os.environ[RUNTIME_VARIABLE])
-    uid, given = os.geteuid(), os.environ.get("XDG_RUNTIME_DIR")
+    if (own := _directory_in(RUNTIME_VARIABLE)) is not None:
+        return own
+    uid, given = os.geteuid(), _directory_in("XDG_RUNTIME_DIR")
     login = Path(f"/run/user/{uid}")
-    if uid == 0 and given in (None, str(login)):
+    if uid == 0 and given in (None, login):
         return Path("/run/piperfs")
-    if given:
-        return Path(given) / "piperfs"
+    if given is not None:
+        return given / "piperfs"
     return login / "piperfs" if login.is_dir() else Path(f"/tmp/piperfs-{uid}")
 
 
 def _directories() -> list[Path]:
     """Where daemons may have their sockets: ours, and for root those of mounts with `runas=`."""
     own = runtime_directory()
-    others = sorted(own.parent.glob(f"{own.name}-*")) if os.geteuid() == 0 else []
+    others = _found_in(own.parent, f"{own.name}-*") if os.geteuid() == 0 else []
     return [own, *others]
+
+
+def _found_in(directory: Path, pattern: str) -> list[Path]:
+    """What lies in a directory; nothing of ours, if it may not be entered."""
+    try:
+        return sorted(directory.glob(pattern))
+    except OSError:
+        return []
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that its owner alone may enter, if it is not there. Raises UserError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot make it: {error.strerror}; set XDG_RUNTIME_DIR to a directory "
+            "that only you may enter, or unset it",
+            ExitCode.REFUSED if isinstance(error, PermissionError) else ExitCode.FAILED,
+        ) from error
 
 
 def prepare_runtime_directory() -> Path:
     """Make the directory of the control sockets, for its owner alone.
 
     Raises:
-        UserError: it belongs to somebody else, or others may enter it.
+        UserError: it cannot be made, belongs to somebody else, or others may enter it.
     """
     directory = runtime_directory()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(directory)
     facts = directory.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
         raise UserError(
@@ -152,9 +189,15 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def connect(state: Path) -> socket.socket | None:
-    """Connect to the daemon of a state directory; None when there is none."""
-    found = (directory / f"{_tag(state)}.sock" for directory in _directories())
-    for path in (*found, home_socket(state)):
+    """Connect to the daemon of a state directory; None when there is none.
+
+    A directory that may not be entered is somebody else's, and says nothing about ours.
+
+    Raises:
+        UserError: there is one, and it may not be asked.
+    """
+    home = home_socket(state)
+    for path in (*(each / f"{_tag(state)}.sock" for each in _directories()), home):
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with short_path(path) as name:
@@ -163,6 +206,8 @@ def connect(state: Path) -> socket.socket | None:
             client.close()
         except OSError as error:
             client.close()
+            if isinstance(error, PermissionError) and path != home:
+                continue
             raise UserError(f"{path}: {error.strerror}", ExitCode.REFUSED) from error
         else:
             return client
@@ -198,7 +243,7 @@ def find_running(state: Path) -> Running | None:
 def find_mounted(mountpoint: Path) -> Running | None:
     """The daemon that last said it was mounted at a directory; a dead one if none is alive."""
     wanted = os.path.abspath(mountpoint)
-    paths = (path for each in _directories() for path in sorted(each.glob("*.json")))
+    paths = (path for each in _directories() for path in _found_in(each, "*.json"))
     said = [running for path in paths if (running := _read_running(path)) is not None]
     found = [running for running in said if running.mountpoint == wanted]
     return min(found, key=lambda running: running.is_dead, default=None)
@@ -215,9 +260,9 @@ def find_volume(spec: str) -> Path:
     """The state directory that a person means: by name, by its path, or by a place in its mount.
 
     Raises:
-        UserError: the text is empty.
+        UserError: the text is empty, or needs a home directory and there is none.
     """
-    running = find_mounted_above(Path(spec).expanduser()) if _is_path(spec) else None
+    running = find_mounted_above(_expanded(spec)) if _is_path(spec) else None
     return resolve_volume(spec) if running is None else Path(running.state)
 
 

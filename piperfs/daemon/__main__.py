@@ -45,10 +45,7 @@ def main() -> int:
     arguments = _parse(sys.argv[1:])
     lifecycle.harden()
     if arguments.way == "offline":
-        log.configure(as_json=False, level="warning")
-        control = socket.socket(fileno=arguments.control_fd)
-        become_owner(arguments.state, as_daemon=False)
-        trio.run(offline.answer_one, arguments.state, control, SYSTEM_CLOCK)
+        _answer_one(arguments.state, socket.socket(fileno=arguments.control_fd))
         return ExitCode.DONE
     if arguments.way == "mount":
         guardian.start(arguments.mountpoint)
@@ -79,6 +76,16 @@ def main() -> int:
         log.get_logger("daemon").error("daemon.failed", exc_info=group)
         error = _crash(group)
     return ExitCode.DONE if error is None else _fail(starter, error, in_front=in_front)
+
+
+def _answer_one(state: Path, control: socket.socket) -> None:
+    log.configure(as_json=False, level="warning")
+    try:
+        become_owner(state, as_daemon=False)
+    except UserError as error:
+        trio.run(offline.refuse, control, error)
+    else:
+        trio.run(offline.answer_one, state, control, SYSTEM_CLOCK)
 
 
 def _fail(starter: Starter, error: PiperError, *, in_front: bool) -> int:

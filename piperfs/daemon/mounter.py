@@ -41,13 +41,14 @@ def main() -> int:
         options = parse_options(arguments.options, sloppy=arguments.sloppy)
         user = find_user(options.run_as, arguments.state)
         label = check_state(arguments.state, user)
+        environment = environment_of(user)
         descriptor = attach(arguments.mountpoint, label, options, user)
     except PiperError as error:
         if arguments.ready_fd is None:
             sys.stderr.write(f"piperfs: {error}\n")
         Starter(arguments.ready_fd).failed(error)
         return error.code if isinstance(error, UserError) else ExitCode.FAILED
-    code = run_daemon(sys.argv[1:], arguments.ready_fd, descriptor, user)
+    code = run_daemon(sys.argv[1:], arguments.ready_fd, descriptor, user, environment)
     if points.find_mount(arguments.mountpoint) is not None:
         has_failed = code < 0 or code == ExitCode.CRASHED
         if not has_failed or points.covers_automount(arguments.mountpoint):
@@ -95,7 +96,11 @@ def attach(directory: Path, label: str, options: Options, user: pwd.struct_passw
 
 
 def run_daemon(
-    arguments: list[str], ready_fd: int | None, descriptor: int, user: pwd.struct_passwd
+    arguments: list[str],
+    ready_fd: int | None,
+    descriptor: int,
+    user: pwd.struct_passwd,
+    environment: dict[str, str],
 ) -> int:
     """Run the daemon as the user and wait for its end; passes signals on."""
     kept = [descriptor] if ready_fd is None else [descriptor, ready_fd]
@@ -107,7 +112,7 @@ def run_daemon(
         group=user.pw_gid,
         extra_groups=[],
         umask=0o077,
-        env=environment_of(user),
+        env=environment,
     )  # fmt: skip
     for number in kept:
         os.close(number)

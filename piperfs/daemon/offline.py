@@ -3,19 +3,35 @@
 import socket
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from piperfs.control import server
 from piperfs.control.messages import Request
 from piperfs.control.server import Progress, Verb
+from piperfs.core.errors import UserError
 from piperfs.daemon import joining, locking
 from piperfs.daemon.clock import Clock
 from piperfs.daemon.node import Node, create, open_node
 from piperfs.daemon.report import samples
 from piperfs.daemon.verbs import NAMES, Verbs, number, text
 from piperfs.obs.metrics import Metrics
+
+ALL_NAMES: Final = (*NAMES, *locking.NAMES, "init", "join")
+
+
+async def refuse(control: socket.socket, error: UserError) -> None:
+    """Answer one request, whatever it asks, by what keeps us from the volume."""
+
+    async def fail(_request: Request, _progress: Progress) -> Any:
+        raise error
+
+    await server.answer(_stream(control), dict.fromkeys(ALL_NAMES, fail))
+
+
+def _stream(control: socket.socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(control))
 
 
 async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
@@ -56,9 +72,8 @@ async def answer_one(state: Path, control: socket.socket, clock: Clock) -> None:
 
     verbs = {name: on_volume(name) for name in NAMES} | {"init": init, "join": join}
     verbs |= {name: on_keys(name) for name in locking.NAMES}
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(control))
     try:
-        await server.answer(stream, verbs)
+        await server.answer(_stream(control), verbs)
     finally:
         for node in opened:
             node.close()

@@ -20,7 +20,7 @@ PASSED: Final = (
 
 def find_owner(state: Path) -> pwd.struct_passwd | None:
     """The user as whom root should work on a volume; None where that is root, or nobody is root."""
-    if os.geteuid() != 0 or not state.is_dir():
+    if os.geteuid() != 0 or not os.path.isdir(state):  # Path.is_dir() raises on some paths
         return None
     uid = state.stat().st_uid
     if uid == 0:
@@ -35,10 +35,14 @@ def find_owner(state: Path) -> pwd.struct_passwd | None:
 
 
 def environment_of(user: pwd.struct_passwd) -> dict[str, str]:
-    """What a daemon of the user needs; its sockets lie where root's commands look too."""
+    """What a daemon of the user needs; its sockets lie where root's commands look too.
+
+    Raises:
+        UserError: there is no place for its sockets.
+    """
     directory = places.runtime_directory()
     directory = directory.with_name(f"{directory.name}-{user.pw_name}")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    places.make_private(directory)
     os.chown(directory, user.pw_uid, user.pw_gid, follow_symlinks=False)
     found = {name: os.environ[name] for name in PASSED if name in os.environ}
     return {**found, "HOME": user.pw_dir, places.RUNTIME_VARIABLE: str(directory)}

@@ -70,7 +70,11 @@ class StateDirectory:
                 raise UserError(_occupied(path), ExitCode.REFUSED)
             path.chmod(0o700)
         except OSError as error:
-            raise UserError(f"{path}: cannot make it: {error.strerror}") from error
+            is_refused = isinstance(error, PermissionError)
+            raise UserError(
+                f"{path}: cannot make it: {error.strerror}",
+                ExitCode.REFUSED if is_refused else ExitCode.FAILED,
+            ) from error
         return cls._locked(path)
 
     @classmethod

@@ -204,6 +204,7 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("init over a volume", lambda w: ["init", w.own()], 5, "is a volume already"),
     ("init over files", lambda w: ["init", w.foreign()], 5, "is not empty"),
     ("a volume below a file", lambda w: ["init", w.own() + "/volume.json/x"], 1, "cannot make it"),
+    ("a name too long", lambda w: ["init", w.new() + "x" * 300], 1, "File name too long"),
     ("no name", lambda w: ["init", ""], 2, "name is empty"),
     ("a name of bytes", lambda w: ["init", w.new() + BYTES], 2, "the label is not valid UTF-8"),
     ("a label of bytes", lambda w: ["init", w.new(), "--name", BYTES], 2, "label is not valid"),

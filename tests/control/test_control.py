@@ -154,6 +154,14 @@ async def test_more_than_sixteen_clients_are_turned_away(state: Path, daemon: No
     assert b"too many" in answer
 
 
+def test_a_daemon_that_ends_without_a_word_is_told():
+    ours, theirs = socket.socketpair()
+    ours.sendall(b"never read")
+    theirs.close()  # so the request is refused, and what comes back is a reset
+    with pytest.raises(UserError, match="ended before it answered"):
+        client.call(ours, "echo", {})
+
+
 def test_no_daemon_means_no_connection(state: Path):
     assert places.connect(state) is None
     with (
