@@ -132,9 +132,9 @@ class Moment(click.ParamType[float]):
             return now.timestamp() - Duration().convert(value, param, ctx)
         try:
             moment = dt.datetime.fromisoformat(value)
-        except ValueError:
+            return (moment if moment.tzinfo else moment.astimezone()).timestamp()
+        except (ValueError, OverflowError):  # also of years that no time zone reaches
             self.fail(f"'{value}': expected 2026-01-31T12:00, or 2h for two hours ago", param, ctx)
-        return (moment if moment.tzinfo else moment.astimezone()).timestamp()
 
 
 @click.command()

@@ -38,12 +38,14 @@ class Duration(click.ParamType[int]):
 
     name = "duration"
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - never changed
+    digits_max = 9  # thousands of years of seconds would not fit into a date
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         if isinstance(value, int):
             return value
         number, unit = value[:-1], value[-1:]
-        if not number.isascii() or not number.isdigit() or unit not in self.units:
+        is_number = number.isascii() and number.isdigit() and len(number) <= self.digits_max
+        if not is_number or unit not in self.units:
             self.fail(f"'{value}': expected a duration such as 15m, 24h or 7d", param, ctx)
         return int(number) * self.units[unit]
 

@@ -54,6 +54,7 @@ TICKET_CHARS_MAX: Final = 4096
 TICKET_ADDRESSES_MAX: Final = 16
 PAIRING_TRIES_MAX: Final = 3  # of one code, all addresses together
 PAIRING_S_MAX: Final = 600  # how long a code is good
+INVITE_S_MAX: Final = 3650 * 86400  # how long a ticket is good; nobody plans further ahead
 PAIRING_JOIN_S: Final = 60  # from the right code to the join
 LABEL_CHARS_MAX: Final = 100
 PARENTS_MAX: Final = 64

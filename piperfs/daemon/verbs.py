@@ -14,7 +14,7 @@ import trio
 from piperfs.control.messages import Request
 from piperfs.control.server import Progress, Verb
 from piperfs.core.errors import ExitCode, UserError
-from piperfs.core.limits import PAIRING_S_MAX
+from piperfs.core.limits import INVITE_S_MAX, PAIRING_S_MAX
 from piperfs.core.membership_records import Role, record_id
 from piperfs.core.membership_rules import Member
 from piperfs.core.ticket import Ticket, format_ticket, make_invite
@@ -106,7 +106,10 @@ class Verbs:
     async def invite(self, request: Request, _progress: Progress) -> Any:
         node = self._node
         node.check_invite(role(request))
-        expires = node.clock.now_ns() + int(number(request, "expires_s", 86400) * SECOND_NS)
+        seconds = number(request, "expires_s", 86400)
+        if not 0 < seconds <= INVITE_S_MAX:
+            raise UserError("a ticket is good for 1s to 3650d", ExitCode.USAGE)
+        expires = node.clock.now_ns() + int(seconds * SECOND_NS)
         invite, secret = make_invite(node.clock.entropy, role(request), expires)
         raw = node.author(invite)
         await self._commit()

@@ -21,6 +21,7 @@ from piperfs.core.ticket import format_ticket, parse_ticket
 from tests.support.volumes import Replica, replicas
 
 pytestmark = [pytest.mark.net, pytest.mark.mount]
+REVERT = ("revert", "--author", "ben")
 BYTES = os.fsdecode(b"a\xff")  # a name of a file, and no UTF-8
 NOW_NS = 0  # before any expiry: tests look into tickets, they do not judge them
 
@@ -33,7 +34,6 @@ class World:
     ben: Replica
     base: Path
     spent: str
-    expired: str
     listener: socket.socket
 
     @property
@@ -44,6 +44,12 @@ class World:
     def forged(self) -> str:
         ticket = parse_ticket(self.spent, NOW_NS)
         fields = (ticket.volume, ticket.invite, bytes(32), ticket.expires_ns, ticket.addresses)
+        return format_ticket(type(ticket)(*fields))
+
+    @property
+    def expired(self) -> str:
+        ticket = parse_ticket(self.spent, NOW_NS)
+        fields = (ticket.volume, ticket.invite, ticket.secret, 1, ticket.addresses)
         return format_ticket(type(ticket)(*fields))
 
     @property
@@ -166,8 +172,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         spent = anna.piperfs("invite", str(anna.state)).strip()
         ben.piperfs("join", str(ben.state), "-", "--member", "ben", stdin=spent)
         let_in_and_out(anna, base)
-        expired = anna.piperfs("invite", str(anna.state), "--expires", "0s").strip()
-        made = World(anna, ben, base, spent, expired, listener)
+        made = World(anna, ben, base, spent, listener)
         yield made
         if (base / "disk").is_mount():
             subprocess.run(["umount", str(base / "disk")], check=True)
@@ -242,6 +247,11 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("wrong size", lambda w: ["serve", w.own(), "--cache", "much"], 2, "expected a size"),
     ("wrong role", lambda w: ["invite", w.own(), "--role", "king"], 2, "'admin'"),
     ("wrong duration", lambda w: ["invite", w.own(), "--expires", "soon"], 2, "15m"),
+    ("a ticket of no time", lambda w: ["invite", w.annas(), "--expires", "0s"], 2, "1s to 3650d"),
+    ("a ticket for ever", lambda w: ["invite", w.annas(), "--expires=3651d"], 2, "1s to 3650d"),
+    ("a long number", lambda w: ["invite", w.annas(), "--expires", "9" * 5000 + "d"], 2, "15m"),
+    ("since ever", lambda w: [*REVERT, w.annas(), "--since", "0001-01-01"], 2, "2026-01-31T12:00"),
+    ("no time to wait", lambda w: ["sync", w.annas(), "--timeout", "nan"], 2, "must be a number"),
     ("copies below zero", lambda w: ["sync", w.own(), "--copies=-1"], 2, "0<=x<=1000"),
     # rights, names, time
     ("not an admin", lambda w: ["invite", w.own()], 5, "needs the role admin"),
