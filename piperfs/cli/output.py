@@ -1,7 +1,8 @@
 """Everything that the command line prints: lines, tables, JSON and progress.
 
 Answers go to standard output, progress and errors to standard error, so that `$(piperfs …)` is
-always just the answer. rich is imported when progress is shown on a terminal and never else.
+always just the answer. What a terminal would obey is escaped; JSON is exact. rich is imported when
+progress is shown on a terminal and never else.
 """
 
 import json
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from piperfs.control.messages import Reply
+from piperfs.core.plain import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -20,17 +22,23 @@ Row = Sequence[object]
 
 def line(text: str) -> None:
     """Print one line of the answer, which somebody may wait for."""
-    print(text, flush=True)
+    print(plain(text), flush=True)
+
+
+def lines(text: str) -> None:
+    """Print an answer of many lines."""
+    for each in text.splitlines():
+        line(each)
 
 
 def error(text: str) -> None:
     """Print the one line that says why a command failed."""
-    print(f"piperfs: {text}", file=sys.stderr)
+    print(plain(f"piperfs: {text}"), file=sys.stderr)
 
 
 def note(text: str) -> None:
     """Tell a person something that is no part of the answer."""
-    print(text, file=sys.stderr)
+    print(plain(text), file=sys.stderr)
 
 
 def as_json(value: Any) -> None:
@@ -40,11 +48,15 @@ def as_json(value: Any) -> None:
 
 def table(heads: Sequence[str], rows: Sequence[Row]) -> None:
     """Print rows in aligned columns; missing values are dashes."""
-    cells = [tuple(heads), *(tuple("-" if v is None else str(v) for v in row) for row in rows)]
+    cells = [tuple(heads), *(tuple(map(_cell, row)) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     for row in cells:
         padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
         print("  ".join(padded).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else plain(str(value))
 
 
 @contextmanager
@@ -67,9 +79,9 @@ class _Bar:
     def show(self, reply: Reply) -> None:
         if self._bars is None:
             self._bars = self._begin()
-        total = reply.total or None
+        total, text = reply.total or None, plain(reply.progress or "")
         self._bars.update(
-            self._bars.task_ids[0], description=reply.progress, completed=reply.done, total=total
+            self._bars.task_ids[0], description=text, completed=reply.done, total=total
         )
 
     def _begin(self) -> "Progress":

@@ -171,4 +171,4 @@ def digest(volume: str, as_json: bool) -> None:
 @volume_argument
 def metrics(volume: str) -> None:
     """Print metrics in the text format of Prometheus."""
-    output.line(ask(volume, "metrics").rstrip("\n"))
+    output.lines(ask(volume, "metrics"))

@@ -13,7 +13,10 @@ from piperfs.cli import output
 from piperfs.cli.reach import ask, ask_offline
 from piperfs.control.messages import Arguments, Reply
 from piperfs.control.places import resolve_volume, state_root
+from piperfs.core.plain import check_label
 
+LABEL = "the volume's label (--name)"
+MEMBER = "this computer's name (--member)"
 ROLES = ("admin", "writer", "reader", "store")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -65,7 +68,9 @@ class Duration(click.ParamType[int]):
 def init(volume: str, label: str, quorum: int, member: str, as_json: bool) -> None:
     """Create a volume; this computer is its first admin."""
     state = resolve_volume(volume)
-    arguments: Arguments = {"label": label or state.name, "member": member, "quorum": quorum}
+    label = check_label(label or state.name, LABEL)
+    member = check_label(member, MEMBER)
+    arguments: Arguments = {"label": label, "member": member, "quorum": quorum}
     made = ask_offline(state, "init", arguments)
     if as_json:
         output.as_json(made)
@@ -128,7 +133,7 @@ def join(
     volume: str, ticket: str | None, pair: bool, peer: str, member: str, as_json: bool
 ) -> None:
     """Make this computer a member; TICKET - is read from stdin."""
-    arguments: Arguments = {"member": member}
+    arguments: Arguments = {"member": check_label(member, MEMBER)}
     if pair:
         arguments |= {"code": _code(ticket), "peer": peer}
     elif ticket is None:

@@ -41,7 +41,7 @@ FETCH_S: Final = 60.0
 BATCH: Final = 16
 PAGE: Final = 500
 END: Final = b"\xff" * 17
-ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")  # a byte that is no UTF-8, as we print it
+ESCAPED: Final = re.compile(rb"\\x([0189a-f][0-9a-f]|7f)")  # a byte that is no text, as printed
 Act: TypeAlias = Callable[[Store, InodeId, bytes, Found], list[Change]]
 Conflict: TypeAlias = tuple[InodeId, bytes, bytes, Found]  # directory, wanted name, shown name
 

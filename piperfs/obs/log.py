@@ -73,7 +73,7 @@ def configure(stream: Sink | None = None, *, as_json: bool, level: str = "info")
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if as_json else _keep,
+            structlog.processors.format_exc_info if as_json else _printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -90,7 +90,11 @@ def get_logger(part: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-def _keep(
+def _printable(
     _logger: Any, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
+    """Escape what a terminal would obey: members choose their names, and strangers their words."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = repr(value)[1:-1]
     return event

@@ -17,12 +17,12 @@ from piperfs.core.limits import (
     FRAME_BYTES_MAX,
     INTRODUCTION_BYTES_MAX,
     INTRODUCTION_RECORDS_MAX,
-    LABEL_CHARS_MAX,
     PREAUTH_TIMEOUT_S,
 )
 from piperfs.core.membership import MembershipGraph, graph_of
 from piperfs.core.membership_records import Renew, decode_record, verify_record
 from piperfs.core.membership_rules import Member
+from piperfs.core.plain import find_fault
 from piperfs.core.ticket import Ticket, check_words
 from piperfs.obs.log import get_logger
 from piperfs.protocol.handshake import (
@@ -190,7 +190,9 @@ async def _let_in(
     if keys.replica != transcript.client.replica:
         raise HandshakeError(Fault.PROOF, "it joins with other keys than it greets with")
     check_proof(transcript, Side.CLIENT, keys.signing, proof)
-    request = JoinRequest(asked.invite, keys, asked.label[:LABEL_CHARS_MAX], asked.proof)
+    if fault := find_fault(asked.label):
+        raise HandshakeError(Fault.MALFORMED, f"the new computer's name {fault}")
+    request = JoinRequest(asked.invite, keys, asked.label, asked.proof)
     _admit(local, request)
     words = check_words(transcript.digest)
     local.note_check_words(request.replica, words)

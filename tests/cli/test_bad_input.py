@@ -215,6 +215,13 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("a label of bytes", lambda w: ["init", w.new(), "--name", BYTES], 2, "label is not valid"),
     ("a member of bytes", lambda w: ["init", w.new(), "--member", BYTES], 2, "member is not valid"),
     ("a missing volume of bytes", lambda w: ["status", w.missing() + BYTES], 4, "no volume at"),
+    ("a label of colours", lambda w: ["init", w.new(), "--name", "\x1b[31m"], 2, "cannot be shown"),
+    ("a label of lines", lambda w: ["init", w.new() + "\n"], 2, "cannot be shown"),
+    ("a long label", lambda w: ["init", w.new(), "--name", "x" * 101], 2, "than 100 characters"),
+    ("a member of lines", lambda w: ["init", w.new(), "--member", "a\nb"], 2, "cannot be shown"),
+    ("a long member", lambda w: ["init", w.new(), "--member", "x" * 101], 2, "than 100 characters"),
+    ("a guest of bells", lambda w: ["join", w.new(), "-", "--member=\a"], 2, "cannot be shown"),
+    ("a long guest", lambda w: ["join", w.new(), "-", "--member", "x" * 101], 2, "(--member)"),
     # mount points
     ("no mount point", lambda w: ["mount", w.own(), w.missing()], 4, "create the directory"),
     ("a file", lambda w: ["mount", w.own(), "/etc/hostname"], 5, "is not a directory"),

@@ -49,6 +49,16 @@ def test_an_error_is_told_without_what_variables_hold(as_json):
     assert passphrase not in stream.getvalue()
 
 
+def test_a_line_for_people_holds_nothing_that_a_terminal_obeys():
+    stream = io.StringIO()
+    logs.configure(stream, as_json=False)
+    logs.get_logger("test").info("event.told", name="evil\n\x1b[31mred")
+    logs.configure(as_json=False)
+    (line,) = stream.getvalue().splitlines()
+    assert r"evil\n\x1b[31mred" in line
+    assert line.isprintable()
+
+
 LOGGING = """
 import os, sys
 from pathlib import Path

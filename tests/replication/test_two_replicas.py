@@ -106,6 +106,9 @@ async def test_a_ticket_lets_one_computer_in(tmp_path: Path) -> None:
         ben = await peers.join(tmp_path, "ben", ticket)
         with pytest.raises(UserError, match="spent"):
             await peers.join(tmp_path, "carl", ticket)
+        for name in ("a\n\x1b[31mb", "x" * 101):
+            with pytest.raises(UserError, match="the new computer's name"):
+                await peers.join(tmp_path, name, peers.make_ticket(anna))
         assert {member.label for member in anna.members()} == {"anna", "ben"}
         ben.close()
     anna.close()
