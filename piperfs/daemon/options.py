@@ -59,12 +59,23 @@ KERNEL_WORDS: Final = frozenset({
     "dirsync", "nosymfollow",
 })  # fmt: skip
 IGNORED_WORDS: Final = frozenset({
-    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "async", "exec", "group", "owner",
-    "nouser", "loud", "silent", "lazytime", "nolazytime", "norelatime", "nostrictatime", "atime",
-    "diratime", "default_permissions", "symfollow",
+    "defaults", "auto", "noauto", "nofail", "_netdev", "nouser", "loud", "silent", "lazytime",
+    "nolazytime", "default_permissions",
 })  # fmt: skip
 IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "context=", "fscontext=", "subtype=", "fsname=")
-USER_WORDS: Final = frozenset({"user", "users"})
+# Who may mount says what he may bring in, as in mount(8), unless a later word undoes it.
+IMPLIED: Final[dict[str, tuple[str, ...]]] = {
+    "user": ("noexec", "nosuid", "nodev"), "users": ("noexec", "nosuid", "nodev"),
+    "owner": ("nosuid", "nodev"), "group": ("nosuid", "nodev"),
+}  # fmt: skip
+UNDONE: Final[dict[str, tuple[str, ...]]] = {
+    "exec": ("noexec",), "suid": ("nosuid",), "dev": ("nodev",), "async": ("sync",),
+    "symfollow": ("nosymfollow",), "atime": ("noatime",), "diratime": ("nodiratime",),
+    "norelatime": ("relatime",), "nostrictatime": ("strictatime",),
+    "noatime": ("relatime", "strictatime"), "relatime": ("noatime", "strictatime"),
+    "strictatime": ("noatime", "relatime"),
+}  # fmt: skip
+GENERIC_WORDS: Final = KERNEL_WORDS | IMPLIED.keys() | UNDONE.keys()
 
 
 def parse_options(text: str, *, sloppy: bool = False) -> Options:
@@ -86,7 +97,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> Options:
 
 def _is_unknown(word: str) -> bool:
     name = word.partition("=")[0]
-    known = name in VALUED or word in FLAGS or word in KERNEL_WORDS | USER_WORDS | IGNORED_WORDS
+    known = name in VALUED or word in FLAGS or word in GENERIC_WORDS | IGNORED_WORDS
     return not known and not word.startswith(IGNORED_PREFIXES)
 
 
@@ -101,36 +112,33 @@ def _apply(options: Options, word: str) -> Options:
         raise UserError(f"option '{name}' needs a value: {name}=…", ExitCode.USAGE)
     if word in FLAGS:
         return FLAGS[word](options)
-    if word in KERNEL_WORDS:
-        return _with_kernel(options, word)
-    if word in USER_WORDS:
-        return _with_kernel(options, "noexec", "nosuid", "nodev")
+    if word in GENERIC_WORDS:
+        return _with_generic(options, word)
     if _is_unknown(word):
         raise UserError(_unknown(name), ExitCode.USAGE)
     return options
 
 
 def _unknown(name: str) -> str:
-    known = [*VALUED, *FLAGS, *KERNEL_WORDS, *IGNORED_WORDS, *USER_WORDS]
+    known = [*VALUED, *FLAGS, *GENERIC_WORDS, *IGNORED_WORDS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'?" if near else "piperfs(1) lists them"
     return f"unknown option '{name}'; {hint}"
 
 
-def _with_kernel(options: Options, *words: str) -> Options:
-    return replace(options, kernel=tuple(dict.fromkeys((*options.kernel, *words))))
-
-
-def _without_kernel(options: Options, word: str) -> Options:
-    return replace(options, kernel=tuple(kept for kept in options.kernel if kept != word))
+def _with_generic(options: Options, word: str) -> Options:
+    """What the kernel is told after one more word of mount(8): it undoes words before it."""
+    undone = UNDONE.get(word, ())
+    kept = [each for each in options.kernel if each not in undone]
+    added = IMPLIED.get(word, (word,) if word in KERNEL_WORDS else ())
+    return replace(options, kernel=tuple(dict.fromkeys((*kept, *added))))
 
 
 FLAGS: Final[dict[str, Callable[[Options], Options]]] = {
     "ro": lambda options: replace(options, read_only=True),
+    "rw": lambda options: replace(options, read_only=False),
     "allow_other": lambda options: replace(options, allow_other=True),
     "service": lambda options: replace(options, by_service=True),
-    "suid": lambda options: _without_kernel(options, "nosuid"),
-    "dev": lambda options: _without_kernel(options, "nodev"),
 }
 
 
@@ -258,3 +266,4 @@ def option_names() -> Iterator[str]:
     """The options that are PiperFS's own, for the manual to document."""
     yield from VALUED
     yield from FLAGS
+    yield from ("suid", "dev")  # generic, but off by default

@@ -44,6 +44,36 @@ def test_fstab_words_are_taken_or_dropped():
 
 
 @pytest.mark.parametrize(
+    ("text", "kernel"),
+    [
+        ("user,exec", ("nosuid", "nodev")),
+        ("exec,user", ("nosuid", "nodev", "noexec")),
+        ("user,suid,dev,exec", ()),
+        ("suid,dev,users", ("noexec", "nosuid", "nodev")),
+        ("suid,dev,owner", ("nosuid", "nodev")),
+        ("suid,dev,group,exec", ("nosuid", "nodev")),
+        ("noexec,exec", ("nosuid", "nodev")),
+        ("exec,noexec", ("nosuid", "nodev", "noexec")),
+        ("suid,nosuid", ("nodev", "nosuid")),
+        ("dev,nodev", ("nosuid", "nodev")),
+        ("sync,async", ("nosuid", "nodev")),
+        ("noatime,atime", ("nosuid", "nodev")),
+        ("noatime,relatime", ("nosuid", "nodev", "relatime")),
+        ("strictatime,noatime", ("nosuid", "nodev", "noatime")),
+        ("nodiratime,diratime,nosymfollow,symfollow", ("nosuid", "nodev")),
+    ],
+)
+def test_a_later_generic_word_undoes_an_earlier_one(text: str, kernel: tuple[str, ...]):
+    assert parse_options(text).kernel == kernel
+
+
+def test_the_last_of_ro_and_rw_counts():
+    assert not parse_options("ro,rw").read_only
+    assert parse_options("rw,ro").read_only
+    assert parse_options("ro,defaults").read_only
+
+
+@pytest.mark.parametrize(
     ("word", "said"),
     [
         ("discover=off", "did you mean 'discovery'"),
