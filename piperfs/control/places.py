@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from piperfs.core.errors import ExitCode, UserError
 
 RUNTIME_VARIABLE: Final = "PIPERFS_RUNTIME_DIR"
 SPEC_PREFIXES: Final = ("piperfs#", "piperfs:")
+SYMLINKS_MAX: Final = 40  # as in the kernel
 SOCKET_PATH_BYTES_MAX: Final = 100  # Linux allows 107; the name behind a descriptor is short
 
 
@@ -242,18 +243,60 @@ def find_running(state: Path) -> Running | None:
 
 def find_mounted(mountpoint: Path) -> Running | None:
     """The daemon that last said it was mounted at a directory; a dead one if none is alive."""
-    wanted = os.path.abspath(mountpoint)
-    paths = (path for each in _directories() for path in _found_in(each, "*.json"))
-    said = [running for path in paths if (running := _read_running(path)) is not None]
-    found = [running for running in said if running.mountpoint == wanted]
+    return _mounted_at(str(mountpoint), _all_mounted())
+
+
+def _mounted_at(mountpoint: str, said: Iterable[Running]) -> Running | None:
+    found = [running for running in said if running.mountpoint == mountpoint]
     return min(found, key=lambda running: running.is_dead, default=None)
 
 
+def _all_mounted() -> list[Running]:
+    paths = (path for each in _directories() for path in _found_in(each, "*.json"))
+    said = (_read_running(path) for path in paths)
+    return [running for running in said if running is not None and running.mountpoint is not None]
+
+
 def find_mounted_above(path: str | Path) -> Running | None:
-    """The daemon at whose mount point a path is, or below it."""
-    full = Path(os.path.abspath(path))
-    found = (find_mounted(each) for each in (full, *full.parents))
+    """The daemon at whose mount point a path is, or below it; symlinks may lead there."""
+    said = _all_mounted()
+    full = Path(_walk(os.fspath(path), {str(running.mountpoint) for running in said}))
+    found = (_mounted_at(str(each), said) for each in (full, *full.parents))
     return next((running for running in found if running is not None), None)
+
+
+def real_path(path: str) -> str:
+    """An absolute path without symlinks, but for those in mounts. Raises UserError."""
+    return _walk(path, {str(running.mountpoint) for running in _all_mounted()})
+
+
+def _walk(path: str, mountpoints: Collection[str]) -> str:
+    """Follow symlinks as the kernel does, but look at nothing in a mount, which may hang."""
+    if not os.path.isabs(path):  # else the working directory may be gone
+        path = os.path.join(os.getcwd(), path)
+    waiting = path.split("/")[::-1]
+    current, links = "/", 0
+    while waiting:
+        part = waiting.pop()
+        if part == "..":
+            current = os.path.dirname(current)
+        elif part not in ("", "."):
+            is_ours = any(current == each or current.startswith(each + "/") for each in mountpoints)
+            step = os.path.join(current, part)
+            target = None if is_ours else _read_link(step)
+            links += target is not None
+            current = step if target is None else "/" if target.startswith("/") else current
+            waiting += (target or "").split("/")[::-1]
+        if links > SYMLINKS_MAX:
+            raise UserError(f"{path}: too many symbolic links lead there", ExitCode.NOT_FOUND)
+    return current
+
+
+def _read_link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 def find_volume(spec: str) -> Path:

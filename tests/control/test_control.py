@@ -187,6 +187,34 @@ def test_a_bare_name_lies_below_the_state_root(tmp_path: Path, monkeypatch: pyte
         resolve("piperfs#")
 
 
+def test_a_mount_is_found_through_symlinks_and_not_looked_into(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mountpoint = tmp_path / "deep/m"
+    (mountpoint / "s").mkdir(parents=True)
+    (mountpoint / "out").symlink_to("/")  # of the mount: to read it might take for ever
+    (tmp_path / "far").symlink_to("deep")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "near").symlink_to(mountpoint / "s/file")
+    running = places.Running(os.getpid(), str(state), str(mountpoint))
+    places.write_running(running)
+    monkeypatch.chdir(tmp_path)
+    read: list[str] = []
+    monkeypatch.setattr(places, "_read_link", lambda path: read.append(path) or real_link(path))
+    for place in ("far/m", "far/m/out/x", "near", "far/../far/m/s/../..", "far/m/s/../out"):
+        found = places.find_mounted_above(place)
+        assert found == (None if place.endswith("../..") else running), place
+    assert places.find_volume("far/m/a.txt") == state
+    assert places.real_path("far/m/s/../out/y") == f"{mountpoint}/out/y"
+    assert not any(path.startswith(f"{mountpoint}/") for path in read)
+    with pytest.raises(UserError, match="too many symbolic links"):
+        places.real_path("round/x")
+
+
+def real_link(path: str) -> str | None:
+    return os.readlink(path) if os.path.islink(path) else None
+
+
 def test_a_daemon_is_found_by_its_mount_point(state: Path):
     running = places.Running(os.getpid(), str(state), "/mnt/a")
     path = places.write_running(running)
