@@ -1,7 +1,8 @@
 """Commands about versions: resolve, history, restore, revert.
 
 A file may be named by where it is mounted, or by a volume and a path in it, so that all of them
-work without a mount too.
+work without a mount too. A path in a volume begins at its root wherever one happens to be, unless
+dots say that it does not, or it begins with the mount point.
 """
 
 import datetime as dt
@@ -20,25 +21,29 @@ from piperfs.core.errors import ExitCode, UserError
 
 def _place(words: tuple[str, ...]) -> tuple[str, str]:
     """Volume and path out of `PATH` or `VOLUME PATH`. Raises UserError."""
-    if len(words) == 2:
-        path = words[1]
-        running = places.find_running(places.find_volume(words[0]))
-        mountpoint = running.mountpoint if running is not None else None
-        full = os.path.abspath(path)
-        is_below = mountpoint is not None and full.startswith(mountpoint + "/")
-        is_typed_there = not path.startswith("/") and os.path.lexists(path)
-        is_place = is_below and (path.startswith("/") or is_typed_there)
-        return words[0], _text(full if is_place else path)
-    if len(words) != 1:
+    if len(words) not in (1, 2):
         raise UserError("expected PATH, or VOLUME and PATH", ExitCode.USAGE)
-    full = os.path.abspath(words[0])
-    running = places.find_mounted_above(os.path.dirname(full))
-    if running is not None:
-        return running.state, _text(full)
-    raise UserError(
-        f"{words[0]} is not below a mount point of PiperFS; give VOLUME and PATH",
-        ExitCode.NOT_FOUND,
-    )
+    path = words[-1]
+    if not path:
+        raise UserError("the path is empty; expected one in the volume", ExitCode.USAGE)
+    if len(words) == 1:
+        running = places.find_mounted_above(path)
+        if running is None:
+            raise _not_mounted(path, "; give VOLUME and PATH")
+        return running.state, _text(places.real_path(path))
+    running = places.find_running(places.find_volume(words[0]))
+    is_here = path.split("/")[0] in (".", "..")
+    if (is_here or path.startswith("/")) and running is not None:
+        full = places.real_path(path)
+        if full == running.mountpoint or full.startswith(f"{running.mountpoint}/"):
+            return words[0], _text(full)
+    if is_here:
+        raise _not_mounted(path, f" that shows {words[0]}; a PATH in it begins without dots")
+    return words[0], _text(path)
+
+
+def _not_mounted(path: str, advice: str) -> UserError:
+    return UserError(f"{path} is not below a mount point of PiperFS{advice}", ExitCode.NOT_FOUND)
 
 
 def _text(path: str) -> str:
@@ -61,6 +66,8 @@ def resolve(
     """End a conflict: say which version of PATH stays.
 
     PATH is the file, or one of its conflict copies. What is dropped stays in history.
+
+    With VOLUME, PATH begins at the root of the volume; with ./ or ../ where you are in its mount.
     """
     if identical and not everything:
         raise UserError("--identical goes with --all", ExitCode.USAGE)
@@ -80,6 +87,8 @@ def history(where: tuple[str, ...], as_json: bool) -> None:
     """List versions of a file, newest first; of a deleted one too.
 
     Versions that were superseded before this computer joined are known to older members only.
+
+    With VOLUME, PATH begins at the root of the volume; with ./ or ../ where you are in its mount.
     """
     volume, path = _place(where)
     facts = ask(volume, "history", {"path": path})
@@ -99,20 +108,24 @@ def history(where: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("where", nargs=-1, metavar="[VOLUME] PATH@VERSION")
-@click.option("--to", default="", help="Make a new file of it instead, at this path.")
+@click.option("--to", metavar="PATH", help="Make a new file of it instead, at this path.")
 @as_json
-def restore(where: tuple[str, ...], to: str, as_json: bool) -> None:
+def restore(where: tuple[str, ...], to: str | None, as_json: bool) -> None:
     """Make an earlier version of a file the current one; brings back a deleted file.
 
-    The version that is current now stays in history.
+    The version that is current now stays in history. With VOLUME, both paths begin at the root of
+    the volume; with ./ or ../ where you are in its mount.
     """
     if not where or "@" not in where[-1]:
         raise UserError("expected PATH@VERSION; history lists versions", ExitCode.USAGE)
     named, _, version = where[-1].rpartition("@")
     volume, path = _place((*where[:-1], named))
-    if to:
-        to = _place((volume, to))[1]
-    done = ask(volume, "restore", {"path": path, "version": version, "to": to})
+    words: Arguments = {"path": path, "version": version}
+    if to is not None:
+        other, words["to"] = _place((*where[:-1], to))
+        if other != volume:
+            raise UserError(f"{to} is in another volume; copy the file there", ExitCode.USAGE)
+    done = ask(volume, "restore", words)
     if as_json:
         output.as_json(done)
     else:

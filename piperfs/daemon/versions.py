@@ -25,6 +25,7 @@ from piperfs.core.ids import (
     is_directory,
     make_inode_id,
 )
+from piperfs.core.limits import NAME_BYTES_MAX
 from piperfs.core.operation import check_name
 from piperfs.core.record import PENDING, ContentHead, Kind
 from piperfs.daemon import report
@@ -41,7 +42,7 @@ FETCH_S: Final = 60.0
 BATCH: Final = 16
 PAGE: Final = 500
 END: Final = b"\xff" * 17
-ESCAPED: Final = re.compile(rb"\\x([0189a-f][0-9a-f]|7f)")  # a byte that is no text, as printed
+ESCAPED: Final = re.compile(rb"\\x(0[1-9a-f]|[189a-f][0-9a-f]|7f)")  # no text, as printed
 Act: TypeAlias = Callable[[Store, InodeId, bytes, Found], list[Change]]
 Conflict: TypeAlias = tuple[InodeId, bytes, bytes, Found]  # directory, wanted name, shown name
 
@@ -66,7 +67,13 @@ def parts_of(node: Node, path: str) -> list[bytes]:
     if mountpoint is not None and (path == mountpoint or path.startswith(mountpoint + "/")):
         path = path[len(mountpoint) :]
     raw = ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
-    return [part for part in raw.split(b"/") if part]
+    parts: list[bytes] = []
+    for part in raw.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return parts
 
 
 def find(node: Node, parts: list[bytes]) -> tuple[InodeId, Found] | None:
@@ -100,7 +107,7 @@ async def versions_at(node: Node, path: str) -> list[Version]:
     """All versions of what a path names, or named, newest first. Raises UserError."""
     parts = parts_of(node, path)
     there = find(node, parts)
-    if there is not None and is_directory(there[1].inode):
+    if not parts or (there is not None and is_directory(there[1].inode)):
         raise UserError(f"{path}: a directory has no versions", ExitCode.USAGE)
     inodes = [there[1].copy_of or there[1].inode] if there else await find_deleted(node, parts)
     if not inodes:
@@ -202,11 +209,13 @@ async def restore(node: Node, path: str, name: str, to: str) -> Version:
 
 def _new_file(node: Node, path: str, head: ContentHead) -> list[Change]:
     parts = parts_of(node, path)
+    if parts and len(parts[-1]) > NAME_BYTES_MAX:
+        raise UserError(f"{path}: a name has at most {NAME_BYTES_MAX} bytes", ExitCode.USAGE)
     above = find(node, parts[:-1]) if len(parts) > 1 else None
-    directory = node.store.root if len(parts) == 1 else above[1].inode if above else None
+    directory = node.store.root if len(parts) <= 1 else above[1].inode if above else None
     if directory is None or not is_directory(directory):
         raise UserError(f"{path}: there is no such directory", ExitCode.NOT_FOUND)
-    if find(node, parts) is not None:
+    if not parts or find(node, parts) is not None:
         raise UserError(f"{path} exists already; nothing was changed", ExitCode.REFUSED)
     check_name(parts[-1])
     letter = SYMLINK if head.body.target else FILE
@@ -256,7 +265,10 @@ def settle_below(node: Node, path: str, keep: str, *, identical: bool) -> Iterat
     if keep == "other":
         raise UserError("--all keeps this or both: 'other' names one version", ExitCode.USAGE)
     act = _act_of(keep, ACTS_ON_NAME)
-    top = _path(path, node).rstrip(b"/")
+    parts = parts_of(node, path)
+    if parts and find(node, parts) is None:
+        raise UserError(f"{path}: no such file or directory in the volume", ExitCode.NOT_FOUND)
+    top = b"".join(b"/" + part for part in parts)
     for conflict in list(node.store.conflicts()):
         wanted = _paths(node, conflict)[0]
         is_below = wanted == top or wanted.startswith(top + b"/")

@@ -66,6 +66,8 @@ def test_conflicts_are_settled_by_command_and_by_hand(tmp_path):
         a.piperfs("resolve", state, "same", "--all", "--identical", "--keep", "this")
         assert a.run("resolve", state, "this", "--keep", "this").returncode == 4
         assert a.run("resolve", state, "same", "--all", "--keep", "other").returncode == 2
+        assert a.run("resolve", state, "nowhere", "--all", "--keep", "this").returncode == 4
+        assert "Settled 0" in a.piperfs("resolve", state, "this", "--all", "--keep", "this")
         assert a.run("resolve", "/etc/hostname", "--keep", "this").returncode == 4
 
         # By hand.
@@ -88,6 +90,11 @@ def test_conflicts_are_settled_by_command_and_by_hand(tmp_path):
             assert agrees(expected, found, fold), (one.name, found)
             listed = json.loads(one.piperfs("conflicts", str(one.state), "--json"))
             assert sorted(item["path"] for item in listed) == ["/read", "/same/3"]
+
+        # The root of a mount is a place like any other.
+        done = a.piperfs("resolve", str(here), "--all", "--keep", "this", "--json")
+        assert json.loads(done) == {"resolved": 2}
+        assert a.status()["conflicts"] == 0
 
 
 def make_a_mess(q):
