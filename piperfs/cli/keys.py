@@ -10,14 +10,24 @@ import click
 from piperfs.cli import output
 from piperfs.cli.reach import ask_offline
 from piperfs.control.places import find_volume
+from piperfs.core.errors import ExitCode, UserError
 
 PASSPHRASE_CHARS_MAX = 1024
 
 
 def _passphrase(*, again: bool) -> str:
-    if not sys.stdin.isatty():
-        return sys.stdin.readline(PASSPHRASE_CHARS_MAX).rstrip("\n")
-    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=again, err=True))
+    """Raises UserError if it is too long: cut, it would be another one."""
+    if sys.stdin.isatty():
+        prompt = click.prompt("Passphrase", hide_input=True, confirmation_prompt=again, err=True)
+        given = str(prompt)
+    else:
+        given = sys.stdin.readline(PASSPHRASE_CHARS_MAX + 2).rstrip("\n")
+    if len(given) > PASSPHRASE_CHARS_MAX:
+        raise UserError(
+            f"a passphrase has at most {PASSPHRASE_CHARS_MAX} characters; give a shorter one",
+            ExitCode.USAGE,
+        )
+    return given
 
 
 @click.command()

@@ -19,6 +19,7 @@ from piperfs.control.messages import decode_reply
 from piperfs.core.errors import ExitCode, UserError
 
 MOUNTER = "mounter"  # the helper that mounts as root for a daemon of somebody else
+PASSPHRASE_FILE = "PIPERFS_PASSPHRASE_FILE"
 UNIT_MOUNT = "unit_mount"  # the one that mounts for the daemon of a unit
 
 
@@ -30,10 +31,15 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Lets the daemon be found, and nothing else: an empty part would mean the current folder."""
+    """Lets the daemon be found, and nothing else: an empty part would mean the current folder.
+
+    A daemon runs elsewhere, so a passphrase file beside the user is named in full.
+    """
     home = str(Path(next(iter(piperfs.__path__))).parent)
     parts = (home, *filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(parts)}
+    named = os.environ.get(PASSPHRASE_FILE)
+    given = {PASSPHRASE_FILE: os.path.abspath(named)} if named else {}
+    return {**os.environ, **given, "PYTHONPATH": os.pathsep.join(parts)}
 
 
 def start_offline(state: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:

@@ -9,6 +9,7 @@ refused, as ssh refuses it.
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -62,26 +63,42 @@ def _checksum(salt: bytes, body: bytes) -> bytes:
     return blake3(salt + body).digest(length=16)
 
 
-def find_passphrase() -> tuple[bytes | None, Protection]:
-    """The passphrase that the surroundings offer, and where it comes from."""
+def find_passphrases() -> tuple[tuple[bytes, ...], Protection]:
+    """The passphrases that the surroundings offer, best first, and where they come from."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials is not None:
         path = Path(credentials) / CREDENTIAL
         if path.exists():
-            return path.read_bytes().rstrip(b"\n"), "credential"
+            return _read_passphrases(path), "credential"
     given = os.environ.get("PIPERFS_PASSPHRASE_FILE")
     if given:
-        try:
-            return Path(given).read_bytes().rstrip(b"\n"), "passphrase"
-        except OSError as error:
-            raise UserError(f"{given}: {error.strerror}", ExitCode.REFUSED) from error
-    return None, "none"
+        return _read_passphrases(Path(given)), "passphrase"
+    return (), "none"
+
+
+def _read_passphrases(path: Path) -> tuple[bytes, ...]:
+    """The first line of a file; then all of it, as keys were once made with. Raises UserError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", ExitCode.REFUSED) from error
+    return tuple(dict.fromkeys((raw.partition(b"\n")[0], raw.rstrip(b"\n"))))
 
 
 def write_keys(directory: Path, secrets: Secrets, entropy: Callable[[int], bytes]) -> Protection:
-    """Write the key file, durably and for its owner alone; returns how it is protected."""
+    """Write the key file, durably and for its owner alone; returns how it is protected.
+
+    Raises:
+        UserError: the passphrase that is offered is empty, or cannot be read.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
-    passphrase, protection = find_passphrase()
+    passphrases, protection = find_passphrases()
+    passphrase = passphrases[0] if passphrases else None
+    if passphrase == b"":
+        raise UserError(
+            "the first line of the passphrase file is empty, which protects nothing: write one",
+            ExitCode.USAGE,
+        )
     _write(directory, secrets, passphrase, entropy)
     return protection
 
@@ -191,9 +208,12 @@ def _damaged(path: Path) -> UserError:
 def _unlock(path: Path, stored: KeyFile) -> tuple[bytes, Protection]:
     if not stored.salt:
         return stored.body, "none"
-    passphrase, protection = find_passphrase()
-    if passphrase is not None:
-        return _decrypt(path, stored, _derive(passphrase, stored.salt)), protection
+    passphrases, protection = find_passphrases()
+    for passphrase in passphrases:
+        with suppress(UserError):
+            return _decrypt(path, stored, _derive(passphrase, stored.salt)), protection
+    if passphrases:
+        raise _not_opened(path)
     kept = kernel_keyring.find(_name_in_keyring(stored.salt))
     if kept is not None and len(kept) == KEY_BYTES:
         return _decrypt(path, stored, kept), "keyring"
@@ -208,7 +228,11 @@ def _decrypt(path: Path, stored: KeyFile, key: bytes) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(NONCE, stored.body, CONTEXT)
     except InvalidTag as error:
-        raise UserError(f"the passphrase does not open {path}", ExitCode.REFUSED) from error
+        raise _not_opened(path) from error
+
+
+def _not_opened(path: Path) -> UserError:
+    return UserError(f"the passphrase does not open {path}", ExitCode.REFUSED)
 
 
 def _check_mode(path: Path, allowed: int) -> None:

@@ -65,6 +65,68 @@ def test_a_passphrase_from_a_file_protects(
         read_keys(keys)
 
 
+def test_the_first_line_of_a_passphrase_file_counts_and_older_keys_open(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "passphrase"
+    monkeypatch.setenv("PIPERFS_PASSPHRASE_FILE", str(secret))
+    secret.write_text("correct horse\nbattery\n")
+    write_keys(keys, SECRETS, os.urandom)
+    for text in ("correct horse", "correct horse\n", "correct horse\nstaple\n"):
+        secret.write_text(text)
+        assert read_keys(keys) == (SECRETS, "passphrase")
+    protect(keys, b"correct horse\nbattery", os.urandom)  # as the whole file was once taken
+    with pytest.raises(UserError, match="does not open"):
+        read_keys(keys)
+    secret.write_text("correct horse\nbattery\n")
+    assert read_keys(keys) == (SECRETS, "passphrase")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\nsecond line\n"])
+def test_an_empty_passphrase_makes_no_key_but_opens_one_that_it_made(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    write_keys(keys, SECRETS, os.urandom)
+    protect(keys, b"", os.urandom)
+    (tmp_path / "passphrase").write_text(text)
+    monkeypatch.setenv("PIPERFS_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    assert read_keys(keys) == (SECRETS, "passphrase")
+    with pytest.raises(UserError, match="protects nothing") as caught:
+        write_keys(tmp_path / "others", SECRETS, os.urandom)
+    assert caught.value.code is ExitCode.USAGE
+    assert list((tmp_path / "others").iterdir()) == []
+
+
+@pytest.mark.mount
+def test_a_passphrase_file_may_be_named_from_where_one_is(tmp_path: Path) -> None:
+    with replicas(tmp_path / "r", "anna") as (anna,):
+        state, mountpoint = str(anna.state), str(anna.mountpoint)
+        (anna.base / "pw").write_text("correct horse\n")
+        (anna.base / "none").write_text("")
+        for name, words, code in (
+            ("none", ("init", state), 2),
+            ("pw", ("init", state), 0),
+            ("pw", ("mount", state, mountpoint, "-o", "listen=127.0.0.1:0,discovery=off"), 0),
+            ("pw", ("umount", mountpoint), 0),
+        ):
+            environment = anna.environment | {"PIPERFS_PASSPHRASE_FILE": name}
+            command = [*anna.program, *words]
+            done = subprocess.run(command, cwd=anna.base, env=environment, check=False, timeout=60)
+            assert done.returncode == code, words
+
+
+def test_a_long_passphrase_is_refused_and_not_cut(tmp_path: Path) -> None:
+    with replicas(tmp_path / "r", "anna") as (anna,):
+        state = str(anna.init().state)
+        refused = anna.run("protect", state, stdin="x" * 1025 + "\n")
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert "at most 1024 characters" in refused.stderr
+        anna.piperfs("protect", state, stdin="x" * 1024 + "\n")
+        (anna.base / "pw").write_text("x" * 1024)
+        anna.environment["PIPERFS_PASSPHRASE_FILE"] = str(anna.base / "pw")
+        assert anna.status()["key_protection"] == "passphrase"
+
+
 def test_a_passphrase_from_a_credential_of_systemd(
     keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
