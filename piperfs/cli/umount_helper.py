@@ -11,7 +11,7 @@ from pathlib import Path
 
 from piperfs.cli import output
 from piperfs.cli.mount_helper import MOUNT_FAILED, MOUNT_USAGE, enter_namespace
-from piperfs.cli.unmount import How, stop_mount
+from piperfs.cli.unmount import How, Outcome, stop_mount
 from piperfs.core.errors import UserError
 
 USAGE = "usage: umount.piperfs DIR [-flnrv] [-N NAMESPACE] [-t TYPE]"
@@ -34,10 +34,10 @@ def run(arguments: list[str]) -> int:
     try:
         for namespace in (value for flag, value in flags if flag == "-N"):
             enter_namespace(namespace)
-        stop_mount(Path(directory), how)
+        done = stop_mount(Path(directory), how)
     except UserError as error:
         output.error(str(error))
         return MOUNT_FAILED
-    if "-v" in given:
-        output.note(f"{directory}: unmounted, and everything is on the disk")
+    if "-v" in given and done is not Outcome.READ_ONLY:  # which is told in any case
+        output.note(f"{directory}: {done.value}")
     return 0

@@ -4,6 +4,7 @@ That is the moment that scripts and shutdowns depend on: what comes next may be 
 the disk below, or the loss of power.
 """
 
+import enum
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from piperfs.control import client, places
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.fuse import mountpoint as points
 
+NOT_YOURS = "not found in"  # fusermount3 looks for what its caller mounted
 HELD_ELSEWHERE_S = 2  # how long a daemon may take to see that its mount is gone
 
 
@@ -31,6 +33,16 @@ class How:
     read_only: bool = False  # if the mount is in use, at least nobody writes to it any more
 
 
+class Outcome(enum.Enum):
+    """What became of a mount."""
+
+    SAVED = "unmounted, and everything is on the disk"
+    LAZY = "unmounted; those who use it go on, and what was written so far is on the disk"
+    FORCED = "unmounted by force; what was not saved yet may be lost"
+    ABANDONED = "unmounted; no daemon answered that could have saved anything"
+    READ_ONLY = "in use, and read-only from now on"
+
+
 @click.command()
 @click.argument("mountpoint", type=Path)  # click.Path would look at it, and may wait for ever
 def umount(mountpoint: Path) -> None:
@@ -38,11 +50,11 @@ def umount(mountpoint: Path) -> None:
     stop_mount(mountpoint, How())
 
 
-def stop_mount(mountpoint: Path, how: How) -> None:
-    """Unmount as asked. Raises UserError if the mount stays."""
+def stop_mount(mountpoint: Path, how: How) -> Outcome:
+    """Unmount as asked; returns what was done. Raises UserError if the mount stays."""
     target = mounted.canonical(mountpoint)
     if free_abandoned(target):
-        return
+        return Outcome.ABANDONED
     running = places.find_mounted(target)
     if str(target) not in mounted.directories():
         raise UserError(f"{target}: no volume is mounted here", ExitCode.NOT_FOUND)
@@ -54,10 +66,18 @@ def stop_mount(mountpoint: Path, how: How) -> None:
             connection.close()
         else:
             _save(connection, target)
-    if _detach(target, how) and process is not None and not how.lazy:
+    is_detached = _detach(target, how)
+    if is_detached and process is not None and not how.lazy:
         _await_end(process, HELD_ELSEWHERE_S if how.force else None)
     if process is not None:
         os.close(process)
+    if not is_detached:
+        return Outcome.READ_ONLY
+    return Outcome.ABANDONED if process is None else _outcome_of(how)
+
+
+def _outcome_of(how: How) -> Outcome:
+    return Outcome.FORCED if how.force else Outcome.LAZY if how.lazy else Outcome.SAVED
 
 
 def free_abandoned(target: Path) -> bool:
@@ -113,8 +133,12 @@ def _detach(target: Path, how: How) -> bool:
     command += [("-l" if root else "-z")] if how.lazy else []
     reason = _run(*command, str(target))
     if reason and how.read_only and root and not _run("mount", "-i", "-o", "remount,ro", target):
-        output.note(f"{target}: in use, and read-only from now on")
+        output.note(f"{target}: {Outcome.READ_ONLY.value}")
         return False
+    if NOT_YOURS in reason:
+        raise UserError(
+            f"{target} was mounted by somebody else: let them unmount it, or root", ExitCode.REFUSED
+        )
     if reason:
         raise UserError(f"{target}: {reason}; close what uses it and try again")
     return True

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from piperfs.cli import unmount
+from piperfs.core.errors import ExitCode, UserError
 from tests.support.volumes import PIPERFS, Replica, eventually, replicas
 
 pytestmark = pytest.mark.mount
@@ -119,8 +121,10 @@ def test_a_mount_in_use_stays_and_may_become_read_only(anna: Installed) -> None:
             assert "close what uses it" in done.stderr
             assert " rw," in anna.mounts()
     with in_use(anna, "<"):
-        done = anna.umount8("-r")
+        done = anna.umount8("-r", "-v")
         assert (done.returncode, " ro," in anna.mounts()) == (0, True), done.stderr
+        assert "read-only from now on" in done.stderr
+        assert "on the disk" not in done.stderr
     assert anna.umount8().returncode == 0
     assert anna.mounts() == ""
 
@@ -128,7 +132,8 @@ def test_a_mount_in_use_stays_and_may_become_read_only(anna: Installed) -> None:
 def test_lazily_those_who_use_it_go_on_and_the_daemon_ends_after_them(anna: Installed) -> None:
     with watched(anna.pid) as process:
         with in_use(anna, ">>"):
-            assert anna.umount8("-l").returncode == 0
+            done = anna.umount8("-l", "-v")
+            assert (done.returncode, "those who use it go on" in done.stderr) == (0, True)
             assert anna.mounts() == ""
             assert not has_ended(process)
         eventually(has_ended, process)
@@ -138,7 +143,10 @@ def test_by_force_a_daemon_that_hangs_is_not_asked(anna: Installed) -> None:
     pid = anna.pid
     with watched(pid) as process:
         os.kill(pid, signal.SIGSTOP)
-        assert anna.umount8("-f").returncode == 0
+        done = anna.umount8("-f", "-v")
+        assert done.returncode == 0
+        assert "may be lost" in done.stderr
+        assert "on the disk" not in done.stderr
         assert anna.mounts() == ""
         os.kill(pid, signal.SIGCONT)
         eventually(has_ended, process)
@@ -148,3 +156,12 @@ def test_without_the_helper_it_returns_at_once(anna: Installed) -> None:
     with watched(anna.pid) as process:
         assert anna.umount8("-i").returncode == 0
         eventually(has_ended, process)
+
+
+def test_who_did_not_mount_it_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = "entry for /m not found in /etc/mtab"
+    monkeypatch.setattr(unmount, "_run", lambda *_: refusal)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(UserError, match="mounted by somebody else") as caught:
+        unmount._detach(Path("/m"), unmount.How())
+    assert caught.value.code is ExitCode.REFUSED
