@@ -58,7 +58,7 @@ def _print_status(facts: dict[str, Any]) -> None:
 
 
 def _in_sync(facts: dict[str, Any]) -> str:
-    words = {True: "yes", False: "no", None: "unknown: no other member has been met"}
+    words = {True: "yes", False: "no", None: "unknown: no other member is connected"}
     return words[facts["in_sync"]]
 
 

@@ -26,6 +26,7 @@ from piperfs.obs.facts import (
 )
 from piperfs.obs.metrics import Sample
 from piperfs.store.directory import Found
+from piperfs.store.rows import PeerRow
 
 PATH_PARTS_MAX = 1000
 
@@ -126,15 +127,20 @@ def peers(node: Node) -> list[PeerFacts]:
 
 
 def _remembered(node: Node) -> list[PeerFacts]:
+    """Without a daemon: the members that are left, and where they were last met."""
     now = node.clock.now_ns()
+    rows = node.store.peers()
     found = []
-    for replica, row in node.store.peers().items():
+    for member in node.members():
+        if member.replica == node.store.replica or member.removed:
+            continue
+        row = rows.get(member.replica, PeerRow())
         met = row.last_contact_ns
         found.append(
             PeerFacts(
-                replica=replica.hex(),
-                name=node.name_of(replica),
-                state="never met" if not met else "waiting",
+                replica=member.replica.hex(),
+                name=member.label,
+                state="waiting" if met else "never met",
                 address=row.addresses[0] if row.addresses else None,
                 last_contact_s=(now - met) / 1e9 if met else None,
                 waits_for="no daemon runs here",

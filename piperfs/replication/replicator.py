@@ -38,12 +38,14 @@ from piperfs.replication.ports import Local
 from piperfs.replication.refusals import Refusals
 from piperfs.replication.session import Session
 from piperfs.replication.spotcheck import SpotChecks
+from piperfs.store.rows import PeerRow
 
 SESSIONS_WANTED: Final = 8  # beyond these, nobody is dialled
 TELL_EVERY_S: Final = 1
 MIX_EVERY_S: Final = 10  # how often one peer hears of members beyond our own connections
 MIX_ADDRESSES: Final = 8
 GOODBYE_S: Final = 2
+NO_ADDRESS: Final = "no address of it is known"
 UNREFUSED: Final = frozenset((Fault.ITSELF, Fault.DECLINED))  # nobody tried what he may not
 
 log = get_logger("replication")
@@ -382,16 +384,19 @@ class Replicator:
                     state="waiting" if met else "never met",
                     address=row.addresses[0] if row and row.addresses else None,
                     last_contact_s=(self._local.clock.now_ns() - met) / 1e9 if met else None,
-                    waits_for=self._why_not(member.replica),
+                    waits_for=self._why_not(member.replica, row),
                 )
             )
         return found
 
-    def _why_not(self, replica: ReplicaId) -> str:
+    def _why_not(self, replica: ReplicaId, row: PeerRow | None) -> str:
         dials = list(self.dials.values())
         reasons = [dial.reason for dial in dials if dial.replica == replica]
         reasons = reasons or [dial.reason for dial in dials]
-        return reasons[0] if reasons else "no address of it is known"
+        if reasons:
+            return reasons[0]
+        is_known = row is not None and row.addresses
+        return "it dials this computer when it is back" if is_known else NO_ADDRESS
 
     def _connected(self, session: Session) -> PeerFacts:
         standing = session.standing

@@ -49,6 +49,10 @@ def test_a_list_of_members_shows_one_line_for_each_and_json_the_very_name(
     assert json.loads(capsys.readouterr().out)[1]["name"] == EVIL
 
 
+def test_who_is_not_connected_may_have_been_met():
+    assert show._in_sync({"in_sync": None}) == "unknown: no other member is connected"
+
+
 def test_an_answer_of_many_lines_keeps_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

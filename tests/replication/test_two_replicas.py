@@ -7,6 +7,9 @@ import pytest
 import trio
 
 from piperfs.core.errors import UserError
+from piperfs.core.ids import ReplicaId
+from piperfs.daemon import report
+from piperfs.daemon.node import Node
 from tests.support import peers
 from tests.support.peers import Cable, converged, names, pair, read_file, running, until, write_file
 
@@ -98,6 +101,35 @@ async def test_after_a_restart_all_is_in_step(tmp_path: Path) -> None:
         await until(lambda: all(each.waits_for is None for each in ben.replicator.status()))
     anna.close()
     ben.close()
+
+
+def told(node: Node) -> list[tuple[ReplicaId, tuple[str, ...]]]:
+    """Who is connected, and the addresses that they told."""
+    assert node.replicator is not None
+    return [(replica, each.addresses) for replica, each in node.replicator._sessions.items()]
+
+
+async def test_a_peer_that_left_dials_again_and_one_that_was_removed_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    async with running(peers.founder(tmp_path)) as anna:
+        ben = await peers.join(tmp_path, "ben", peers.make_ticket(anna))
+        async with running(ben, peers.address_of(anna)):
+            own = ben.store.replica
+            await until(lambda: any(each[0] == own and each[1] for each in told(anna)))
+        ben.close()
+        await until(lambda: peers.connected(anna) == 0)
+        (row,) = report.peers(anna)
+        assert row.address is not None
+        assert row.waits_for == "it dials this computer when it is back"
+        await anna.commit()
+    anna.close()
+    anna = peers.open_again(tmp_path, "anna")
+    (row,) = report.peers(anna)
+    assert (row.name, row.state, row.waits_for) == ("ben", "waiting", "no daemon runs here")
+    anna.remove_member(anna.find_member("ben"))
+    assert report.peers(anna) == report.status(anna).peers == []
+    anna.close()
 
 
 async def test_a_ticket_lets_one_computer_in(tmp_path: Path) -> None:
