@@ -246,8 +246,9 @@ def samples(node: Node) -> Iterator[Sample]:
         "Operations applied but not yet durable.",
         log.last_lseq - log.durable_lseq,
     )
-    known = len(node.store.offences.all(node.clock.now_ns()))
-    yield Sample("offences", "Members and what they did wrong, of the last month.", known)
+    for replica, offence, row in node.store.offences.all(node.clock.now_ns()):
+        labels = (("member", replica.hex()[:12]), ("kind", offence.value))
+        yield Sample("offences", "What members did wrong in the last month.", row.count, labels)
     yield Sample("operations_unproved", "Operations that claim too much.", len(node.store.waiting))
     yield Sample("conflicts", "Versions beside others.", sum(1 for _ in node.store.conflicts()))
     yield Sample("chunks_wanted", "Absent chunks of live versions.", chunks.want_count)

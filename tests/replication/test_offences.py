@@ -63,6 +63,9 @@ async def test_status_names_it_after_it_has_gone_and_after_a_restart(tmp_path: P
     again = peers.open_again(tmp_path, "anna")
     found = {each.what: each.count for each in report.offences(again)}
     assert found == {Offence.FORGED.text: 3, Offence.PROTOCOL.text: 1}
+    numbers = {s.labels: s.value for s in report.samples(again) if s.name == "offences"}
+    who = ("member", ben.store.replica.hex()[:12])
+    assert numbers == {(who, ("kind", "forged")): 3, (who, ("kind", "protocol")): 1}
     again.close()
     text = CliRunner().invoke(piperfs, ["status", str(tmp_path / "anna")]).output
     assert f"ben {Offence.FORGED.text}: 3 times, last" in text
