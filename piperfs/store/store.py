@@ -13,10 +13,11 @@ from blake3 import blake3
 
 from piperfs.core.clock import HybridClock
 from piperfs.core.errors import ErrorKind, FsError, StoreError
-from piperfs.core.ids import InodeId, ReplicaId, StoreId, VolumeId, is_directory, root_of
+from piperfs.core.ids import InodeId, ReplicaId, VolumeId, is_directory, root_of
 from piperfs.core.names import Group
 from piperfs.core.operation import Operation, Unseal, decode
 from piperfs.core.record import AnyHead, ContentHead, Kind
+from piperfs.store import ownership
 from piperfs.store.ahead import Ahead
 from piperfs.store.authors import Authors, Shown
 from piperfs.store.blind import BlindWriter
@@ -73,8 +74,8 @@ class Store:
         self.tables = Tables(
             engine, self._cells, signing(identity.volume, identity.signer), is_blind=is_blind
         )
-        self._check_owner(identity)
-        self.store_id = self._own_id(entropy)
+        ownership.claim(self.tables, identity.volume, identity.replica)
+        self.store_id = ownership.store_id(self.tables, entropy)
         self.records = Records(self.tables)
         clock = HybridClock(int.from_bytes(self.tables.meta.get(b"hlc") or b"", "big"))
         self.log = OperationLog(self.tables)
@@ -95,27 +96,10 @@ class Store:
         self.may_write: Callable[[], bool] = lambda: True  # whether local changes would count
         self.on_dirty: Callable[[], None] = _do_nothing  # there is something to commit
 
-    def _check_owner(self, identity: Identity) -> None:
-        """A store of another volume or replica must never be mixed with this one's."""
-        owner = identity.volume + identity.replica
-        found = self.tables.meta.get(b"owner")
-        if found is None:
-            self.tables.meta.put(b"owner", owner)
-        elif found != owner:
-            raise StoreError("the store belongs to another volume or replica")
-
     def change_owner(self, replica: ReplicaId) -> None:
         """With the next commit this is another replica's store; it must be opened anew then."""
         assert not self._local.waiting, "whatever is pending has this replica's name in it"
-        self.tables.meta.put(b"owner", self.volume + replica)
-        self.tables.meta.delete(b"store")  # peers of the copy must not take us for it
-
-    def _own_id(self, entropy: Callable[[int], bytes]) -> StoreId:
-        found = self.tables.meta.get(b"store")
-        if found is None:
-            found = entropy(16)
-            self.tables.meta.put(b"store", found)
-        return StoreId(found)
+        ownership.hand_over(self.tables, self.volume, replica)
 
     # Reading
 

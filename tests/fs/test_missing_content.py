@@ -20,7 +20,7 @@ def computers():
     anna, ben = Computer("anna"), Computer("ben")
     ben.write("file", os.urandom(1000) + OLD)
     exchange(anna, ben)
-    for _ in Eviction(anna.store, 0).steps((), lambda: True):
+    for _ in Eviction(anna.store, 0).steps(list, lambda: True):
         anna.commit()
     anna.commit()
     return anna, ben
