@@ -202,6 +202,15 @@ class Filesystem:
         self._store.require_right()
         source, target = self._inodes.get(parent), self._inodes.get(new_parent)
         self._renames.rename(source, old, target, new, flags)
+        if source is not target:
+            self._report_moved((source, old), (target, new))
+
+    def _report_moved(self, *places: tuple[Node, bytes]) -> None:
+        """What the kernel keeps of a directory's listing holds the number of the one above."""
+        found = [self._names.look(*place) for place in places]
+        moved = {each.inode for each in found if each is not None and is_directory(each.inode)}
+        if moved:
+            self.on_invalidate(ChangeSet(content=moved))
 
     # Attributes
 

@@ -287,6 +287,8 @@ class Index:
             self._detach(old, inode)
         if wanted:
             self._attach(place, inode)
+        if row.links and row.links[0].parent != place.parent:
+            self.changes.content.add(inode)  # its listing says what is above it
 
     def _wanted_place(self, inode: InodeId, heads: tuple[LinkHead, ...]) -> tuple[Place, bool]:
         """A directory that is only known as a parent hangs among the orphans, named by its id."""

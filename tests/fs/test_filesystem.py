@@ -346,6 +346,20 @@ def test_reader_follows_remote_appends():
     assert b.fs.read(fh, 0, 100) == b"1\n2\n"
 
 
+def test_a_directory_that_moved_on_another_computer_is_listed_anew():
+    a, b = Computer("a"), Computer("b")
+    for path in ("left", "right", "left/sub", "left/stays"):
+        a.mkdir(path)
+    exchange(a, b)
+    told = []
+    b.store.on_change = told.append
+    a.rename("left/sub", "right/sub")
+    a.rename("left/stays", "left/stayed")
+    exchange(a, b)
+    node = b.fs._inodes.get(b.walk("right/sub").ino)
+    assert set().union(*(changes.content for changes in told)) == {node.inode}
+
+
 def test_full_disk_refuses_writes_and_lets_delete(computer):
     computer.write("f", b"x")
     computer.space = computer.space.__class__(100, 10, 0)

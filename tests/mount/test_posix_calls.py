@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.support import syscalls
-from tests.support.volumes import replicas
+from tests.support.volumes import eventually, replicas
 
 pytestmark = pytest.mark.mount
 PIB = 1 << 50
@@ -145,6 +145,22 @@ def test_unnamed_files_get_a_name_once(mounted):
     assert os.fstat(fd).st_nlink == 1
     os.close(fd)
     assert (disk / "named").read_bytes() == b"at last"
+
+
+@pytest.mark.parametrize("exchanges", [False, True])
+def test_a_listing_says_what_is_above_a_directory_that_moved(disk, exchanges):
+    left, right = disk / f"left{exchanges}", disk / f"right{exchanges}"
+    (left / "sub").mkdir(parents=True)
+    right.mkdir()
+    if exchanges:
+        (right / "sub").mkdir()
+    for _ in range(2):  # the first time the kernel asks, the second time it remembers
+        assert syscalls.listed(left / "sub")[b".."] == left.stat().st_ino
+    syscalls.renameat2(str(left / "sub"), str(right / "sub"), syscalls.EXCHANGE * exchanges)
+    above = lambda path: syscalls.listed(path)[b".."] == path.parent.stat().st_ino
+    eventually(above, right / "sub")
+    if exchanges:
+        eventually(above, left / "sub")
 
 
 def test_a_listing_goes_on_while_entries_come_and_go(disk):

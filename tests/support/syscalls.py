@@ -19,6 +19,8 @@ NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _FLOCK = struct.Struct("hhqqi4x")
+_DIRENT = struct.Struct("=QqHB")
+_GETDENTS64 = {"x86_64": 217}.get(os.uname().machine, 61)
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
 
 
@@ -41,6 +43,24 @@ def link_descriptor(fd: int, path: str) -> None:
     """Give the file behind a descriptor a name."""
     proc = f"/proc/self/fd/{fd}".encode()
     _check(LIBC.linkat(AT_FDCWD, proc, AT_FDCWD, os.fsencode(path), 0x400))
+
+
+def listed(path: os.PathLike[str]) -> dict[bytes, int]:
+    """Names and inode numbers as a listing has them, `.` and `..` among them."""
+    fd, found = os.open(path, os.O_RDONLY | os.O_DIRECTORY), {}
+    buffer = ctypes.create_string_buffer(1 << 16)
+    try:
+        while size := LIBC.syscall(_GETDENTS64, fd, buffer, len(buffer)):
+            _check(size)
+            at = 0
+            while at < size:
+                number, _, length, _ = _DIRENT.unpack_from(buffer, at)
+                name = buffer.raw[at + _DIRENT.size : at + length]
+                found[name.partition(b"\0")[0]] = number
+                at += length
+    finally:
+        os.close(fd)
+    return found
 
 
 def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int], *, follow: bool) -> None:
