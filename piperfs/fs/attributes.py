@@ -221,11 +221,11 @@ class Attributes:
         return row.mode & ~self.ownership(row)[2]
 
     def _set(self, node: Node, change: SetAttributes, now_ns: int) -> None:
+        session = self._files.session(node)
+        if session is not None and change.mtime_ns is not None:
+            session.mtime_ns, session.is_timed = change.mtime_ns, True
         if node.anonymous is not None:
             node.anonymous.row = _changed(node.anonymous.row, change, self._store.tick(now_ns))
-            session = self._files.session(node)
-            if session is not None and change.mtime_ns is not None:
-                session.mtime_ns = change.mtime_ns
         elif is_special(node.inode):
             row = _changed(self.row(node), change, self._store.tick(now_ns))
             self._store.change_special(node.inode, row)
@@ -240,7 +240,6 @@ class Attributes:
         unsaved = session is not None and (session.is_dirty or session.flush is not None)
         if session is None or not unsaved or change.mtime_ns is None:
             return change
-        session.mtime_ns = change.mtime_ns
         session.stamp = self._store.tick(now_ns)
         if session.dirty_since is None:
             self._files.keep_dirty(session)

@@ -42,6 +42,7 @@ class Session:
     pin: Pin | None = None
     copy: WorkingCopy | None = None
     mtime_ns: int = 0
+    is_timed: bool = False  # that time was asked for, and nobody wrote since
     stamp: int = 0  # of the last change; becomes the version's
     dirty_since: float | None = None
     flush: Flush | None = None
@@ -222,10 +223,12 @@ class Files:
         copies = [s.copy for s in self._sessions.values() if s.copy is not None]
         return sum(copy.dirty_bytes + copy.flushing_bytes for copy in copies)
 
-    def changed(self, session: Session) -> None:
-        """Contents were changed now."""
-        session.mtime_ns = self._clock.now_ns()
-        session.stamp = self._store.tick(session.mtime_ns)
+    def changed(self, session: Session, *, by_mapping: bool = False) -> None:
+        """Contents were changed now; what comes of a mapping may have been stored long ago."""
+        now = self._clock.now_ns()
+        if not (by_mapping and session.is_timed):
+            session.mtime_ns, session.is_timed = now, False
+        session.stamp = self._store.tick(now)
         if session.dirty_since is None:
             session.dirty_since = self._clock.monotonic()
 

@@ -349,14 +349,14 @@ class Filesystem:
         """Chunks of a range that are not here: what reading ahead has to fetch."""
         return self._reader.absent(chunks_of(self._pieces(fh, offset, size)))
 
-    def write(self, fh: int, offset: int, data: Buffer) -> int:
+    def write(self, fh: int, offset: int, data: Buffer, *, by_mapping: bool = False) -> int:
         """Put bytes; they become a version with the next flush. Raises MissingChunks."""
         _require_natural(offset)
         handle = self._files.handle(fh)
         self._require_space(len(data), offset + len(data))
         session, copy = self._files.edit(handle.node)
         copy.write(offset, data)
-        self._files.changed(session)
+        self._files.changed(session, by_mapping=by_mapping)
         return len(data)
 
     def _require_space(self, count: int, size: int = 0) -> None:

@@ -157,6 +157,30 @@ def test_times_set_on_a_file_without_a_name_after_a_write_stay(computer, way):
         computer.fs.release(reader)
 
 
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_pages_of_a_mapping_that_come_late_leave_a_time_that_was_set(computer, is_dirty):
+    fh = computer.create("f")
+    computer.fs.write(fh, 0, b"1")
+    if not is_dirty:
+        computer.flush(fh)
+    computer.utime("f", 5)
+    before = computer.stat("f")
+    computer.fs.write(fh, 0, b"2", by_mapping=True)
+    assert computer.stat("f").mtime_ns == 5
+    assert computer.stat("f").ctime_ns > before.ctime_ns
+    computer.flush(fh)
+    assert computer.stat("f").mtime_ns == 5
+    computer.fs.write(fh, 0, b"3")
+    computer.fs.write(fh, 0, b"4", by_mapping=True)
+    assert computer.stat("f").mtime_ns > 5, "an ordinary write ends it"
+    computer.utime("f", 6)
+    computer.fs.write(fh, 0, b"5", by_mapping=True)
+    computer.close(fh)
+    computer.commit()
+    computer.start()
+    assert (computer.stat("f").mtime_ns, computer.read("f")) == (6, b"5")
+
+
 def test_a_list_that_is_not_there_is_removed_without_error(computer):
     computer.write("f", b"")
     computer.fs.removexattr(computer.walk("f").ino, b"system.posix_acl_access")

@@ -101,6 +101,20 @@ def test_what_was_stored_through_a_mapping_is_no_hole(disk):
         assert b"hello" in os.pread(reader.fileno(), end - begin, begin)
 
 
+def test_a_time_stays_when_pages_of_a_mapping_are_written_later(disk, mounted):
+    path = disk / "timed"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 4096)
+    with mmap.mmap(fd, 4096) as window:
+        window[:5] = b"hello"
+        os.utime(fd, ns=(5, 6))
+        window.flush()
+    os.close(fd)
+    if mounted[0] == "kernel":
+        assert path.stat().st_mtime_ns == 6
+    assert path.read_bytes()[:5] == b"hello"
+
+
 def test_sizes_end_where_the_kernel_ends(disk):
     with (disk / "end").open("wb") as file:
         os.truncate(file.fileno(), (1 << 63) - 1)

@@ -104,6 +104,7 @@ STATX_BTIME: Final = 0x800
 
 GETATTR_FH: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
+WRITE_CACHE: Final = 1 << 0  # of pages that a mapping changed: the kernel delays no other write
 WRITE_KILL_SUIDGID: Final = 1 << 2
 
 FOPEN_KEEP_CACHE: Final = 1 << 1

@@ -249,7 +249,7 @@ class Operations:
         if flags & layout.WRITE_KILL_SUIDGID:
             self._fs.kill_suidgid(request.ino, request.caller())
         data = request.rest(layout.WRITE_IN)[:size]
-        written = self._fs.write(fh, offset, data)
+        written = self._fs.write(fh, offset, data, by_mapping=flags & layout.WRITE_CACHE != 0)
         return self._relieved(request.ino, layout.WRITE_OUT.pack(written, 0))
 
     def flush(self, request: Request) -> Reply:
