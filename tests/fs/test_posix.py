@@ -26,6 +26,10 @@ def set_attributes(computer, path, caller=ROOT_USER, **change):
     return computer.fs.setattr(computer.walk(path).ino, SetAttr(**change), None, caller)
 
 
+def set_attributes_of(computer, ino, **change):
+    return computer.fs.setattr(ino, SetAttr(**change), None, ROOT_USER)
+
+
 def fails(kind):
     return pytest.raises(FsError, check=lambda error: error.kind is kind)
 
@@ -179,6 +183,23 @@ def test_pages_of_a_mapping_that_come_late_leave_a_time_that_was_set(computer, i
     computer.commit()
     computer.start()
     assert (computer.stat("f").mtime_ns, computer.read("f")) == (6, b"5")
+
+
+@pytest.mark.parametrize("reads_on", [False, True])
+def test_what_was_cut_off_by_the_descriptor_of_an_unlinked_file_ends_with_it(computer, reads_on):
+    """As truncate("/proc/self/fd/N") does, which opens nothing."""
+    computer.write("f", b"12345")
+    fh, ino = computer.open("f", O_RDONLY), computer.walk("f").ino
+    other = computer.open("f", O_RDONLY)
+    computer.unlink("f")
+    set_attributes_of(computer, ino, size=2)
+    computer.fs.release(fh)
+    assert computer.fs._files.sessions() == []
+    if reads_on:
+        assert computer.fs.read(other, 0, 9) == b"12"
+    computer.fs.release(other)
+    computer.fs.forget(ino, 1 << 30)
+    assert not list(computer.fs._inodes.anonymous())
 
 
 def test_a_list_that_is_not_there_is_removed_without_error(computer):

@@ -103,7 +103,7 @@ class Replica:
             os.close(process)
 
     def is_mounted(self) -> bool:
-        return str(self.mountpoint) in Path("/proc/self/mountinfo").read_text()
+        return os.fsencode(self.mountpoint) in Path("/proc/self/mountinfo").read_bytes()
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""
