@@ -343,6 +343,8 @@ class Files:
         if session.pin is not None:
             self._store.unpin(session.pin.inode)
             session.pin = None
+        if session.flush is not None:
+            self.keep_dirty(session)  # what it works on will be no version
         self._end_if_idle(session)
 
     def repin(self, node: Node) -> None:

@@ -185,6 +185,21 @@ def test_pages_of_a_mapping_that_come_late_leave_a_time_that_was_set(computer, i
     assert (computer.stat("f").mtime_ns, computer.read("f")) == (6, b"5")
 
 
+def test_a_file_unlinked_while_it_is_flushed_keeps_the_time_of_its_last_write(computer):
+    computer.write("f", b"1")
+    fh, ino = computer.open("f"), computer.walk("f").ino
+    computer.clock.ns += 10**9
+    computer.fs.write(fh, 0, b"2")
+    written = computer.stat("f").mtime_ns
+    flush = computer.fs.begin_flush(ino)
+    computer.unlink("f")
+    flush.execute()
+    computer.fs.finish_flush(ino, flush)
+    assert computer.fs.getattr(ino).mtime_ns == written
+    computer.fs.release(fh)
+    assert computer.fs.getattr(ino).mtime_ns == written
+
+
 @pytest.mark.parametrize("reads_on", [False, True])
 def test_what_was_cut_off_by_the_descriptor_of_an_unlinked_file_ends_with_it(computer, reads_on):
     """As truncate("/proc/self/fd/N") does, which opens nothing."""
