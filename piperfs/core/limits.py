@@ -24,6 +24,7 @@ OPERATION_WRITES_MAX: Final = 256
 VECTOR_ENTRIES_MAX: Final = 4096
 SEQ_MAX: Final = (1 << 63) - 1
 SEQ_AHEAD_MAX: Final = 30 * 365 * 86_400_000  # milliseconds unless clocks jump, by years too
+SEQ_HEARSAY_AHEAD_MAX: Final = SEQ_AHEAD_MAX // 2  # nobody's word may make us look like a liar
 PREVIOUS_PARENTS_MAX: Final = 2
 CHANGED_DIRECTORIES_MAX: Final = 64  # that one write of a content names
 CLOCK_AHEAD_S_MAX: Final = 86_400  # what is dated later waits: no honest clock is a day off

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from piperfs.core.errors import PeerError, StoreError
 from piperfs.core.ids import ChunkId, OperationId, ReplicaId, StoreId
-from piperfs.core.limits import SEQ_AHEAD_MAX
+from piperfs.core.limits import SEQ_HEARSAY_AHEAD_MAX
 from piperfs.core.operation import Envelope, decode_envelope
 from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
@@ -232,9 +232,11 @@ class Session:
     def _note_own_seq(self, seen: int) -> None:
         """Never use a number again that a peer has seen: this may be a restored old copy.
 
-        A peer that names a number of the far future lies; believing it would end our writing.
+        A peer that names a number of the far future may lie. Half as far as what others accuse us
+        for leaves their clocks many years of room. Greater numbers that we did use, of a clock that
+        was wrong by more, are believed as soon as an operation of ours comes that shows them.
         """
-        latest = self._local.clock.now_ns() // 1_000_000 + SEQ_AHEAD_MAX
+        latest = self._local.clock.now_ns() // 1_000_000 + SEQ_HEARSAY_AHEAD_MAX
         if self._store.last_seq < seen <= latest:
             log.warning("replica.restored", peer=self.replica.hex()[:12], seen=seen)
             self._store.raise_last_seq(seen)

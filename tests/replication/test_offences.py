@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from piperfs.cli.main import piperfs
 from piperfs.core.ids import OperationId
-from piperfs.core.limits import SEQ_MAX
+from piperfs.core.limits import SEQ_AHEAD_MAX, SEQ_MAX
 from piperfs.core.offences import Offence
 from piperfs.core.operation import decode_envelope
 from piperfs.daemon import report
@@ -106,3 +106,18 @@ async def test_a_number_of_the_far_future_does_not_outlast_a_removal(tmp_path: P
         assert offences(anna) == {("ben", Offence.NUMBER.text)}
         anna.remove_member(anna.find_member("ben"))
         assert peers.names(anna) == {b"honest"}
+
+
+async def test_nobody_s_word_makes_a_member_look_like_a_liar(tmp_path: Path) -> None:
+    """A peer names numbers of ours that we never used; others' clocks are years behind."""
+    async with member(tmp_path) as (anna, _ben, channel):
+        now = anna.clock.now_ns() // 1_000_000
+        far, near = now + SEQ_AHEAD_MAX - 1000, now + SEQ_AHEAD_MAX // 3
+        for seen in (far, near):
+            channel.send(msgspec.structs.replace(STATE, seen_seq=seen))
+        await channel.flush()
+        await until(lambda: anna.store.last_seq == near)  # an old copy that was restored
+        write_file(anna, b"file", b"text")
+        await anna.committer.commit()
+        years = 10 * 365 * 86_400_000
+        assert anna.store.last_seq < now - years + SEQ_AHEAD_MAX

@@ -271,6 +271,7 @@ ELSEWHERE = {
     "PAIRING_JOIN_S": "tests/security/test_pairing.py",
     "ZSTD_WINDOW_BYTES_MAX": "test_a_large_window",
     "SEQ_AHEAD_MAX": "tests/replication/test_offences.py",
+    "SEQ_HEARSAY_AHEAD_MAX": "tests/replication/test_offences.py",
     "OFFENCES_MAX": "test_offences_that_are_remembered",
     "WAITING_OPERATIONS_MAX": "test_operations_that_wait_for_proof",
     "WAITING_PER_SENDER_MAX": "test_operations_that_wait_for_proof",
