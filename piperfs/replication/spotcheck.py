@@ -81,9 +81,12 @@ class SpotChecks:
         """Check members that claim to hold everything, for ever."""
         while True:
             await trio.sleep(LOOK_S)
-            for session in claimants():
-                with suppress(StoreError):  # damage here: the next draw is elsewhere
-                    self._look_at(session)
+            self._look(claimants())
+
+    def _look(self, claimants: Iterable[Session]) -> None:
+        for session in claimants:
+            with suppress(StoreError):  # damage here: the next draw is elsewhere
+                self._look_at(session)
 
     def is_doubted(self, replica: ReplicaId) -> bool:
         """Whether a member could not show what it says it holds."""
