@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from piperfs.core.decoding import MALFORMED
-from piperfs.core.errors import ExitCode, PiperError, UserError
+from piperfs.core.errors import ErrorKind, ExitCode, FsError, PiperError, UserError
 
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024  # a list of conflicts may be long; it is our own daemon
 
@@ -74,5 +74,11 @@ def decode_reply(line: bytes) -> Reply:
 
 def failure(error: PiperError) -> Reply:
     """The reply that tells a person about an error."""
-    code = error.code if isinstance(error, UserError) else ExitCode.FAILED
-    return Reply(error=str(error), code=int(code))
+    return Reply(error=str(error), code=int(_code_of(error)))
+
+
+def _code_of(error: PiperError) -> ExitCode:
+    if isinstance(error, UserError):
+        return error.code
+    is_refused = isinstance(error, FsError) and error.kind is ErrorKind.READ_ONLY
+    return ExitCode.REFUSED if is_refused else ExitCode.FAILED

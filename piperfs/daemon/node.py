@@ -391,7 +391,9 @@ def open_node(path: Path, clock: Clock, *, salvage: bool = False) -> Node:
         engine = LmdbEngine(state.store, NAMES, create=False)
         if engine.get("meta", b"owner") is None:
             raise _empty(state.store)
-        return _settle(assemble(*parts, engine=engine), parts)
+        node = _settle(assemble(*parts, engine=engine), parts)
+        node.store.may_write = lambda: node.may_write
+        return node
     except BaseException:
         state.close(clean=not state.was_killed)
         raise
