@@ -70,7 +70,7 @@ def start_mount(
         return
     helped = any(word.startswith("runas=") for word in words) or _is_of_another(state)
     way = (spawn.MOUNTER,) if helped else ("mount",)
-    arguments = [*way, str(state), str(target), "-o", options]
+    arguments = [*way, str(state), str(target), f"-o={options}"]
     arguments += ["--sloppy"] if sloppy else []
     if foreground:
         spawn.run_in_front(*arguments)
@@ -103,9 +103,9 @@ def serve(volume: str, words: tuple[str, ...], detach: bool, **flags: Any) -> No
     descriptor = units.take_descriptor()
     wanted = units.find_wanted(state.name)
     if descriptor is not None and wanted is not None:
-        where = (str(state), wanted.mountpoint, "-o", f"{options},{wanted.options}")
+        where = (str(state), wanted.mountpoint, f"-o={options},{wanted.options}")
         spawn.run_in_front("mount", *where, "--fuse-fd", str(descriptor))
-    arguments = ("serve", str(state), "-o", options)
+    arguments = ("serve", str(state), f"-o={options}")
     if not detach:
         spawn.run_in_front(*arguments)
     spawn.start_detached(*arguments)

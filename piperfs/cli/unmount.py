@@ -140,7 +140,7 @@ def _detach(target: Path, how: How) -> bool:
             f"{target} was mounted by somebody else: let them unmount it, or root", ExitCode.REFUSED
         )
     if reason:
-        raise UserError(f"{target}: {reason}; close what uses it and try again")
+        raise UserError(f"{target}: {reason}; close what uses it and try again", ExitCode.REFUSED)
     return True
 
 

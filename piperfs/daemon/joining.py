@@ -112,7 +112,11 @@ async def _exchange(guest: Guest, code: PairingCode, peer: str) -> Ticket:
             lambda channel: pairing.ask(channel, code, clock.entropy, clock.in_thread),
         )  # fmt: skip
     except PeerError as error:
-        raise UserError(f"the other computer does not answer ({error})") from error
+        raise UserError(
+            f"the other computer does not answer ({error}); is piperfs invite --pair still waiting "
+            "there?",
+            ExitCode.NOT_FOUND,
+        ) from error
     ticket = parse_ticket(text, 0)  # the other end judges the time, by the clock it wrote it by
     return replace(ticket, addresses=tuple(dict.fromkeys((address, *ticket.addresses))))
 

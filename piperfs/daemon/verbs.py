@@ -214,7 +214,9 @@ class Verbs:
         node = self._node
         repair = bool(request.arguments.get("repair"))
         if repair and node.is_daemon:
-            raise UserError("unmount the volume first: a repair needs it for itself")
+            raise UserError(
+                "unmount the volume first: a repair needs it for itself", ExitCode.REFUSED
+            )
         if node.salvage is None:
             await self._commit()
         await progress.report("checking")

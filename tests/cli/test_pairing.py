@@ -115,7 +115,7 @@ def test_what_people_get_wrong(pair: tuple[Replica, Replica]) -> None:
         (["join", new, "--pair", "--peer", "h"], code, 2, "expected HOST:PORT"),
         (["join", new, "--pair"], "sesame", 2, "four words"),
         (["join", new, "--pair"], "", 2, "four words"),
-        (["join", new, "--pair", "--peer", "127.0.0.1:1"], code, 1, "does not answer"),
+        (["join", new, "--pair", "--peer", "127.0.0.1:1"], code, 4, "does not answer"),
         (["join", str(anna.state), "--pair", "--peer", "h:1"], code, 5, "is a volume already"),
         (["invite", str(anna.state), "--pair", "--expires", "1h"], None, 2, "up to 10 minutes"),
     ]
