@@ -41,7 +41,7 @@ def _joined(words: tuple[str, ...], flags: dict[str, tuple[str, ...]]) -> str:
 
 @click.command()
 @volume_argument
-@click.argument("mountpoint", type=Path)  # click.Path would look at it, and may wait for ever
+@click.argument("mountpoint", type=mounted.given)
 @daemon_options
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
 def mount(
@@ -75,6 +75,12 @@ def start_mount(
     if foreground:
         spawn.run_in_front(*arguments)
     spawn.start_detached(*arguments, session=not points.is_automount(target))
+
+
+def check_mount(volume: str, options: str, *, sloppy: bool = False) -> None:
+    """See whether there is such a volume, and whether the options make sense. Raises UserError."""
+    words = (f"-o={options}", *(["--sloppy"] if sloppy else []))
+    spawn.run_helper("check", str(places.resolve_volume(volume)), *words)
 
 
 def _is_of_another(state: Path) -> bool:

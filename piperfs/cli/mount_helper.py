@@ -9,10 +9,9 @@ import ctypes
 import getopt
 import os
 import sys
-from pathlib import Path
 
-from piperfs.cli import output
-from piperfs.cli.mount import start_mount
+from piperfs.cli import mounted, output
+from piperfs.cli.mount import check_mount, start_mount
 from piperfs.control import places
 from piperfs.core.errors import ExitCode, UserError
 
@@ -35,14 +34,16 @@ def run(arguments: list[str]) -> int:
         output.error(USAGE)
         return MOUNT_USAGE
     given = {flag for flag, _ in flags}
-    if "-f" in given:  # mount(8)'s "fake": everything but the mount itself
-        return 0
     options = [value for flag, value in flags if flag == "-o"]
     options += ["ro"] if "-r" in given else []
     try:
         for namespace in (value for flag, value in flags if flag == "-N"):
             enter_namespace(namespace)
-        start_mount(_as_written(spec), Path(directory), ",".join(options), sloppy="-s" in given)
+        volume, target, is_sloppy = _as_written(spec), mounted.given(directory), "-s" in given
+        if "-f" in given:  # mount(8)'s "fake": everything but the mount itself
+            check_mount(volume, ",".join(options), sloppy=is_sloppy)
+        else:
+            start_mount(volume, target, ",".join(options), sloppy=is_sloppy)
     except UserError as error:
         output.error(str(error))
         return MOUNT_USAGE if error.code is ExitCode.USAGE else MOUNT_FAILED

@@ -9,6 +9,17 @@ from piperfs.fuse import mountpoint as points
 SYMLINKS_MAX = 40  # as in the kernel
 
 
+def given(text: str) -> Path:
+    """A mount point that a person named; `click.Path` would look at it, and may wait for ever.
+
+    Raises:
+        UserError: it is empty, and would mean the working directory.
+    """
+    if not text:
+        raise UserError("the mount point is empty; name a directory", ExitCode.USAGE)
+    return Path(text)
+
+
 def canonical(directory: Path) -> Path:
     """An absolute path without symlinks.
 

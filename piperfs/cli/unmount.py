@@ -44,7 +44,7 @@ class Outcome(enum.Enum):
 
 
 @click.command()
-@click.argument("mountpoint", type=Path)  # click.Path would look at it, and may wait for ever
+@click.argument("mountpoint", type=mounted.given)
 def umount(mountpoint: Path) -> None:
     """Unmount; returns when everything is on the disk."""
     stop_mount(mountpoint, How())

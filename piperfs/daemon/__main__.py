@@ -1,7 +1,8 @@
 """The daemon's own command: what the command line starts as a process.
 
 Three ways to run: behind a mount, without a mount, or for one request on a volume that nobody has
-open. Errors before the volume is usable go back to whoever waits, word for word.
+open; and one only to see whether it could. Errors before the volume is usable go back to whoever
+waits, word for word.
 """
 
 import argparse
@@ -16,8 +17,9 @@ from piperfs.core.errors import ExitCode, PiperError, UserError
 from piperfs.daemon import lifecycle, offline, run
 from piperfs.daemon.clock import SYSTEM_CLOCK
 from piperfs.daemon.notify import Starter
-from piperfs.daemon.options import parse_options
+from piperfs.daemon.options import Options, parse_options
 from piperfs.daemon.owner import become_owner
+from piperfs.daemon.statedir import read_volume_file
 from piperfs.fuse import guardian
 from piperfs.obs import log
 
@@ -25,7 +27,7 @@ from piperfs.obs import log
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="piperfs.daemon")
     ways = parser.add_subparsers(dest="way", required=True)
-    for way in ("mount", "serve", "offline"):
+    for way in ("mount", "serve", "check", "offline"):
         command = ways.add_parser(way)
         command.add_argument("state", type=Path)
         if way == "mount":
@@ -55,19 +57,10 @@ def main() -> int:
     error: PiperError | None = None
     try:
         options = parse_options(arguments.options, sloppy=arguments.sloppy)
-        job = run.Job(
-            arguments.state,
-            getattr(arguments, "mountpoint", None),
-            options,
-            in_front,
-            getattr(arguments, "fuse_fd", None),
-        )
-        if job.descriptor is not None:
-            lifecycle.gain_no_privileges()
-            starter.took_descriptor()
-        if arguments.way == "serve":
-            become_owner(arguments.state, as_daemon=True)
-        trio.run(run.run, job, starter, SYSTEM_CLOCK)
+        if arguments.way == "check":
+            read_volume_file(arguments.state)
+        else:
+            _run(arguments, options, starter)
     except* PiperError as group:
         first = _innermost(group)
         assert isinstance(first, PiperError)
@@ -86,6 +79,22 @@ def _answer_one(state: Path, control: socket.socket) -> None:
         trio.run(offline.refuse, control, error)
     else:
         trio.run(offline.answer_one, state, control, SYSTEM_CLOCK)
+
+
+def _run(arguments: argparse.Namespace, options: Options, starter: Starter) -> None:
+    job = run.Job(
+        arguments.state,
+        getattr(arguments, "mountpoint", None),
+        options,
+        arguments.ready_fd is None,
+        getattr(arguments, "fuse_fd", None),
+    )
+    if job.descriptor is not None:
+        lifecycle.gain_no_privileges()
+        starter.took_descriptor()
+    if arguments.way == "serve":
+        become_owner(arguments.state, as_daemon=True)
+    trio.run(run.run, job, starter, SYSTEM_CLOCK)
 
 
 def _fail(starter: Starter, error: PiperError, *, in_front: bool) -> int:

@@ -229,6 +229,8 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("a long guest", lambda w: ["join", w.new(), "-", "--member", "x" * 101], 2, "(--member)"),
     # mount points
     ("no mount point", lambda w: ["mount", w.own(), w.missing()], 4, "create the directory"),
+    ("an empty mount point", lambda w: ["mount", w.own(), ""], 2, "mount point is empty"),
+    ("nothing to unmount", lambda w: ["umount", ""], 2, "mount point is empty"),
     ("a file", lambda w: ["mount", w.own(), "/etc/hostname"], 5, "is not a directory"),
     ("somebody's files", lambda w: ["mount", w.own(), w.foreign()], 5, "is not empty"),
     ("not mounted", lambda w: ["umount", w.empty()], 4, "no volume is mounted here"),

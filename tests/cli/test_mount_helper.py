@@ -4,11 +4,13 @@ The daemon is really started; the volume it is asked for does not exist, which i
 that everything before that was understood.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from piperfs.cli.mount_helper import MOUNT_FAILED, MOUNT_USAGE, run
+from tests.support.volumes import PIPERFS
 
 
 @pytest.mark.parametrize("arguments", [[], ["only"], ["a", "b", "c"], ["a", "b", "-Z"]])
@@ -17,8 +19,23 @@ def test_a_wrong_call_shows_the_usage(arguments: list[str], capsys: pytest.Captu
     assert "usage: mount.piperfs VOLUME DIR" in capsys.readouterr().err
 
 
-def test_a_faked_mount_does_nothing():
-    assert run(["piperfs:x", "/nowhere", "-f", "-v", "-o", "rw"]) == 0
+def test_a_faked_mount_looks_at_volume_and_options_and_mounts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    arguments = ["piperfs:x", "/nowhere", "-f", "-v", "-o"]
+    assert run([*arguments, "rw"]) == MOUNT_FAILED
+    assert "there is no volume" in capsys.readouterr().err
+    subprocess.run([*PIPERFS, "init", "x"], check=True, timeout=60)
+    assert run([*arguments, "rw"]) == 0
+    assert run([*arguments, "-x"]) == MOUNT_USAGE
+    assert "unknown option '-x'" in capsys.readouterr().err
+    assert run([*arguments, "-x", "-s"]) == 0
+
+
+def test_an_empty_directory_is_a_wrong_call(capsys: pytest.CaptureFixture[str]):
+    assert run(["piperfs:x", ""]) == MOUNT_USAGE
+    assert "the mount point is empty" in capsys.readouterr().err
 
 
 def test_a_missing_volume_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
