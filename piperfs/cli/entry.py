@@ -1,50 +1,47 @@
-"""Where the programs begin: an interrupt is no error, not even while the rest is still loaded."""
+"""Where the programs begin: an interrupt is no error, not even while the rest is still loaded.
+
+So this module loads nothing by itself, `typing` included.
+"""
 
 # ruff: noqa: PLC0415 - what takes a while is loaded where an interrupt is expected
 
 import sys
-from collections.abc import Callable
-from typing import Final, NoReturn
 
-INTERRUPTED: Final = 130  # as shells report a SIGINT
+INTERRUPTED = 130  # as shells report a SIGINT
 
 
-def main() -> NoReturn:
+def main() -> None:
     """The program `piperfs`."""
-
-    def run() -> int:
-        from piperfs.cli.main import main as piperfs
-
-        return piperfs()
-
-    _run(run)
+    _begin("piperfs")
 
 
-def mount() -> NoReturn:
+def mount() -> None:
     """The program `mount.piperfs`."""
-
-    def run() -> int:
-        from piperfs.cli import mount_helper
-
-        return mount_helper.run(sys.argv[1:])
-
-    _run(run)
+    _begin("mount.piperfs")
 
 
-def umount() -> NoReturn:
+def umount() -> None:
     """The program `umount.piperfs`."""
-
-    def run() -> int:
-        from piperfs.cli import umount_helper
-
-        return umount_helper.run(sys.argv[1:])
-
-    _run(run)
+    _begin("umount.piperfs")
 
 
-def _run(program: Callable[[], int]) -> NoReturn:
+def _begin(program: str) -> None:
     try:
-        code = program()
+        code = _run(program)
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _run(program: str) -> int:
+    if program == "mount.piperfs":
+        from piperfs.cli import mount_helper
+
+        return mount_helper.run(sys.argv[1:])
+    if program == "umount.piperfs":
+        from piperfs.cli import umount_helper
+
+        return umount_helper.run(sys.argv[1:])
+    from piperfs.cli.main import main as run
+
+    return run()
