@@ -56,7 +56,10 @@ def _as_written(spec: str) -> str:
     mount(8) makes a path of a name that happens to exist where it runs: started in /, it turns the
     volume `home` into `/home`.
     """
-    name = os.path.relpath(spec, os.path.realpath(".")) if spec.startswith("/") else spec
+    try:
+        name = os.path.relpath(spec, os.path.realpath(".")) if spec.startswith("/") else spec
+    except FileNotFoundError:
+        return spec  # the directory where it runs is gone
     is_name = "/" not in name and name not in (".", "..")
     return name if is_name and not _is_volume(spec) and _is_volume(name) else spec
 

@@ -33,6 +33,16 @@ def test_a_faked_mount_looks_at_volume_and_options_and_mounts_nothing(
     assert run([*arguments, "-x", "-s"]) == 0
 
 
+def test_it_may_run_where_the_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "lost").mkdir()
+    monkeypatch.chdir(tmp_path / "lost")
+    (tmp_path / "lost").rmdir()
+    assert run([f"{tmp_path}/gone", str(tmp_path)]) == MOUNT_FAILED
+    assert "there is no volume" in capsys.readouterr().err
+
+
 def test_an_empty_directory_is_a_wrong_call(capsys: pytest.CaptureFixture[str]):
     assert run(["piperfs:x", ""]) == MOUNT_USAGE
     assert "the mount point is empty" in capsys.readouterr().err
