@@ -10,14 +10,20 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask
-from piperfs.cli.volume import as_json, volume_argument
+from piperfs.cli.volume import Whole, as_json, volume_argument
 from piperfs.core.errors import ExitCode
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, called so where a word is none."""
+
+    name = "number of seconds"
 
 
 @click.command()
 @volume_argument
-@click.option("--copies", type=click.IntRange(0, 1000), default=1, show_default=True)
-@click.option("--timeout", type=click.FloatRange(0), help="Give up after so many seconds.")
+@click.option("--copies", metavar="K", type=Whole(0, 1000), default=1, show_default=True)
+@click.option("--timeout", metavar="SECONDS", type=Seconds(0), help="Give up after so long.")
 @as_json
 def sync(volume: str, copies: int, timeout: float | None, as_json: bool) -> None:
     """Wait until other computers durably hold what this one has; with 0 copies, only this one."""

@@ -9,6 +9,7 @@ import click
 
 from piperfs.cli import output
 from piperfs.cli.reach import ask_offline
+from piperfs.cli.volume import volume_argument
 from piperfs.control.places import find_volume
 from piperfs.core.errors import ExitCode, UserError
 
@@ -31,7 +32,7 @@ def _passphrase(*, again: bool) -> str:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option("--plain", is_flag=True, help="Take the passphrase off again.")
 def protect(volume: str, plain: bool) -> None:
     """Protect this computer's key with a passphrase, which is read from standard input."""
@@ -44,7 +45,7 @@ def protect(volume: str, plain: bool) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 def unlock(volume: str) -> None:
     """Keep the unlocked key in the kernel until `lock`, or until the computer is switched off."""
     ask_offline(find_volume(volume), "unlock", {"passphrase": _passphrase(again=False)})
@@ -52,7 +53,7 @@ def unlock(volume: str) -> None:
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 def lock(volume: str) -> None:
     """Make the kernel forget the unlocked key; a daemon that runs keeps running."""
     done = ask_offline(find_volume(volume), "lock", {})

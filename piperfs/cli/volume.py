@@ -53,12 +53,19 @@ class Duration(click.ParamType[int]):
         return int(number) * self.units[unit]
 
 
+class Whole(click.IntRange):
+    """A whole number, called so where a word is none."""
+
+    name = "whole number"
+
+
 @click.command()
 @volume_argument
 @click.option("--name", "label", default="", help="Label of the volume [the last part of VOLUME].")
 @click.option(
     "--quorum",
-    type=click.IntRange(1, 16),
+    type=Whole(1, 16),
+    metavar="N",
     default=1,
     show_default=True,
     help="How many of three or more admins it takes to remove a member or set a role.",
@@ -174,7 +181,7 @@ def _say_protection(made: dict[str, Any]) -> None:
 
 
 @click.command(name="set-role")
-@click.argument("volume")
+@volume_argument
 @click.argument("member")
 @click.argument("role", type=click.Choice(ROLES), metavar="ROLE")
 @as_json
@@ -195,7 +202,7 @@ def _say_proposal(what: str) -> None:
 
 
 @click.command(name="rotate-keys")
-@click.argument("volume")
+@volume_argument
 @as_json
 def rotate_keys(volume: str, as_json: bool) -> None:
     """Seal what is written from now on with a new key, for present members only."""

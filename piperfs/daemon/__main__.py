@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _answer_one(state: Path, control: socket.socket) -> None:
-    log.configure(as_json=False, level="warning")
+    log.configure(as_json=False, level="error")  # answers tell the rest
     try:
         become_owner(state, as_daemon=False)
     except UserError as error:

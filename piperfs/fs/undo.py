@@ -154,6 +154,9 @@ class Revert:
             return [DeleteContent(inode)] if now.body.alive else []
         beside = [head for head in known if head is not before and head.body.alive]
         body = replace(before.body, base=b"", directories=(), links_seen={})
+        current = replace(now.body, base=b"", directories=(), links_seen={})
+        if len(heads) == 1 and not beside and (current, now.refs) == (body, before.refs):
+            return []
         kept = conflicts.split_off(self.store, inode, beside)
         return [*kept, PutContent(inode, body, before.refs)]
 
@@ -192,7 +195,8 @@ class Revert:
                 return None
             known: list[Field] = [f for body in bodies if (f := getattr(body, field)) is not None]
             kept = [f for f in known if not self._set_by_them(f)]
-            return max(kept, key=lambda f: f.stamp).value if kept else at_birth
+            value = max(kept, key=lambda f: f.stamp).value if kept else at_birth
+            return None if value == current.value else value
 
         mode, owner, group = (
             before(field, at_birth)

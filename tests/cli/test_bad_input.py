@@ -295,6 +295,9 @@ ROWS: list[tuple[str, Make, int, str]] = [
     ("removed, then used", lambda w: ["set-role", w.annas(), "gone", "reader"], 5, "was removed"),
     ("namesakes", lambda w: ["remove-member", w.annas(), "twin"], 2, "give the start of the id"),
     ("a quorum of none", lambda w: ["init", w.new(), "--quorum", "0"], 2, "1<=x<=16"),
+    ("a quorum of words", lambda w: ["init", w.new(), "--quorum", "x"], 2, "valid whole number"),
+    ("copies of words", lambda w: ["sync", w.own(), "--copies", "x"], 2, "valid whole number"),
+    ("time of words", lambda w: ["sync", w.own(), "--timeout=x"], 2, "valid number of seconds"),
     ("too few copies", lambda w: ["sync", str(w.anna.state), "--copies=9", "--timeout=0.2"], 3, ""),
 ]
 

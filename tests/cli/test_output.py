@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from piperfs.cli import output, show
+from piperfs.cli.main import piperfs
 
 EVIL = "evil\n\x1b[31manna  admin\x1b]0;PWNED\a\u202e\x9b"
 ESCAPED = r"evil\x0a\x1b[31manna  admin\x1b]0;PWNED\x07\xe2\x80\xae\xc2\x9b"
@@ -51,6 +52,13 @@ def test_a_list_of_members_shows_one_line_for_each_and_json_the_very_name(
 
 def test_who_is_not_connected_may_have_been_met():
     assert show._in_sync({"in_sync": None}) == "unknown: no other member is connected"
+
+
+def test_every_volume_is_completed():
+    for command in piperfs.commands.values():
+        for parameter in command.params:
+            if parameter.name == "volume":
+                assert parameter._custom_shell_complete is not None, command.name
 
 
 def test_an_answer_of_many_lines_keeps_them(

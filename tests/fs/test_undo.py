@@ -105,6 +105,22 @@ def test_every_mess_is_undone(name):
     assert not revert(owner, other, MOMENT_S * SECOND), "undone once and for all"
 
 
+@pytest.mark.parametrize(
+    "name", ["write", "write own", "chmod", "xattrs", "rename", "unlink", "create"]
+)
+def test_who_undoes_their_own_mess_is_done_with_it(name):
+    """The undo is theirs too, and later than the moment that they name."""
+    owner, other = two()
+    before = described(other)
+    MESSES[name](Person(other, "other"))
+    other.commit()
+    assert revert(other, other, MOMENT_S * SECOND)
+    assert described(other) == before
+    assert not revert(other, other, MOMENT_S * SECOND)
+    exchange(owner, other)
+    assert described(owner) == before
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_messes_are_undone(seed):
     rng = random.Random(seed)

@@ -60,6 +60,14 @@ def test_both_copies_of_a_computer_go_on_and_meet(tmp_path: Path) -> None:
         )
 
 
+def test_the_first_command_on_a_copy_says_only_what_was_asked(tmp_path: Path) -> None:
+    with replicas(tmp_path, "anna", "copy") as (anna, twin):
+        copy(anna.init(), twin)
+        done = twin.run("status", str(twin.state))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "goes on under this id" in done.stdout
+
+
 def test_a_restored_backup_loses_nothing_of_what_others_hold(tmp_path: Path) -> None:
     """Anna's state is set back from a backup and edits a file that she had edited since."""
     with replicas(tmp_path, "anna", "ben") as (anna, ben):
