@@ -6,8 +6,10 @@ the other end has shown that it knows as much.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import ChunkId, ReplicaId
 from piperfs.core.limits import KIB, MESSAGE_ITEMS_MAX
 from piperfs.core.operation import Envelope, header_of
@@ -48,7 +50,9 @@ class Batches:
         yield m.Operations(raws, upto, tuple(self._inlined(envelopes)))
 
     def _proof_of(self, replica: ReplicaId) -> Iterator[Envelope]:
-        newest = self._store.authors.newest(replica)
+        newest = None
+        with suppress(StoreError):  # damaged here; others may have it
+            newest = self._store.authors.newest(replica)
         if newest is not None:
             self.note_shown(replica, header_of(newest).seq)
             yield newest

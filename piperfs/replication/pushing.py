@@ -1,15 +1,18 @@
 """Giving one peer the operations of this store, in the order in which they became durable.
 
 What the peer itself has sent is not sent back; it is only told that it has everything up to there.
-What comparisons found missing goes first, so that a position is never told too early.
+What comparisons found missing goes first, so that a position is never told too early; nor is one
+beyond an operation that is damaged here, and so cannot be given.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
 
+from piperfs.core.errors import StoreError
 from piperfs.core.ids import OperationId
 from piperfs.core.operation import Envelope, decode_envelope
 from piperfs.replication.batches import OPERATIONS_BYTES, Batches
@@ -84,11 +87,12 @@ class Pushing:
         rows = self._log.after_with_ids(self._standing.sent, OPERATIONS_BYTES)
         if rows:
             self._standing.sent = rows[-1][0]
-        elif not self._follows or self._told == self._standing.sent:
+        position = int(min(self._standing.sent, self._log.whole_until))
+        if not rows and (not self._follows or self._told >= position):
             return False
         fresh = [envelope for _, each, envelope in rows if each not in self.known]
         if self._follows:
-            self._told = self._standing.sent
+            self._told = position
         self._send(fresh, self._told)
         return True
 
@@ -96,7 +100,9 @@ class Pushing:
         batch: list[Envelope] = []
         size = 0
         while self.owed and size < OPERATIONS_BYTES:
-            raw = self._log.envelope(self.owed.popleft())
+            raw, owed = None, self.owed.popleft()
+            with suppress(StoreError):  # damaged here; others may have it
+                raw = self._log.envelope(owed)
             if raw is not None:
                 batch.append(decode_envelope(raw))
                 size += len(raw)

@@ -6,6 +6,7 @@ range fingerprints over the ids find any difference, whatever made it.
 """
 
 from collections.abc import Iterator
+from math import inf
 from typing import Final
 
 import msgspec
@@ -48,6 +49,7 @@ class OperationLog:
         self.durable_lseq = self.last_lseq
         self._count, self._total = self._sum_buckets()
         self._frozen = self.durable_sum = (self._count, self._total)
+        self.whole_until: float = inf  # lseq; what comes next was found to be damaged
         self.outdated = 0  # writes that others took the place of, since the start
 
     def _sum_buckets(self) -> tuple[int, int]:
@@ -183,15 +185,30 @@ class OperationLog:
         return found
 
     def after_with_ids(self, lseq: int, bytes_max: int) -> list[tuple[int, OperationId, Envelope]]:
-        """Like `after`, as envelopes with their ids."""
+        """Like `after`, as envelopes with their ids; what is damaged is left out."""
         found: list[tuple[int, OperationId, Envelope]] = []
         total = 0
-        for key, envelope in self._tables.envelope.scan_durable(lseq_key(lseq + 1), b"\xff" * 9):
+        for key, envelope in self._readable(lseq_key(lseq + 1)):
             total += len(envelope.header) + len(envelope.sealed) + 80
             if found and total > bytes_max:
                 break
             found.append((int.from_bytes(key, "big"), envelope.id, envelope))
         return found
+
+    def _readable(self, start: bytes) -> Iterator[tuple[bytes, Envelope]]:
+        """Envelopes in order. Those behind the first damaged one are no prefix any more."""
+        end = b"\xff" * 9
+        while True:
+            try:
+                for key, envelope in self._tables.envelope.scan_durable(start, end):
+                    start = after(key)
+                    yield key, envelope
+            except StoreError:
+                (damaged,) = next(self._tables.envelope.durable_keys(start, end, 1))
+                self.whole_until = min(self.whole_until, int.from_bytes(damaged, "big") - 1)
+                start = after(damaged)
+            else:
+                return
 
     def fingerprint(self, lower: bytes, upper: bytes) -> tuple[int, bytes]:
         """Count and sum (mod 2^256) of the live durable ids with lower <= id < upper."""

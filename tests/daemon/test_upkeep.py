@@ -9,18 +9,7 @@ from piperfs.core.errors import StoreError
 from piperfs.daemon import census, upkeep
 from piperfs.daemon.node import Node
 from tests.support import peers
-from tests.support.peers import founder, running, write_file
-
-
-def damage(node: Node, table: str, key: bytes) -> None:
-    """Flip a bit of a stored value."""
-    engine = node.store.engine
-    raw = bytearray(engine.get(table, key) or b"")
-    raw[len(raw) // 2] ^= 1
-    engine.commit({table: {key: bytes(raw)}})
-    engine.refresh()
-    for each in node.store.tables.all:
-        each.forget_reads()
+from tests.support.peers import damage, founder, running, write_file
 
 
 @pytest.mark.parametrize("work", [upkeep.count, upkeep.collect])

@@ -11,9 +11,20 @@ from piperfs.core.record import Birth, ContentBody
 from piperfs.daemon.origin import write_origin
 from piperfs.store.change import PutContent
 from piperfs.store.engine import DATA_FILE
+from piperfs.store.oplog import lseq_key
 from piperfs.store.rows import PeerRow
 from tests.support import peers
-from tests.support.peers import Cable, Node, converged, names, pair, read_file, running, until
+from tests.support.peers import (
+    Cable,
+    Node,
+    converged,
+    damage,
+    names,
+    pair,
+    read_file,
+    running,
+    until,
+)
 from tests.support.peers import write_file as write
 
 pytestmark = pytest.mark.net
@@ -116,16 +127,28 @@ async def test_a_new_key_is_taken_into_use_by_all(tmp_path: Path) -> None:
         assert read_file(ben, b"after") == b"text"
 
 
+async def test_what_cannot_be_sent_holds_up_nothing_else(tmp_path: Path) -> None:
+    async with running(peers.founder(tmp_path)) as anna:
+        for number in range(4):
+            write(anna, b"%d" % number, b"text")
+            await anna.committer.commit()
+        damage(anna, "envelope", lseq_key(2))
+        ben = await peers.join(tmp_path, "ben", peers.make_ticket(anna))
+        async with running(ben, peers.address_of(anna)):
+            await until(lambda: len(names(ben)) == 3)
+            write(anna, b"later", b"text")
+            await until(lambda: b"later" in names(ben))
+            assert ben.store.peer(anna.store.replica).cursor < 2
+            assert not peers.holders(anna)
+        ben.close()
+    anna.close()
+
+
 async def test_one_damaged_value_keeps_nothing_else_away(tmp_path: Path) -> None:
     async with pair(tmp_path) as (anna, ben):
         inode = write(anna, b"file", b"text")
         await converged(anna, ben)
-        engine = ben.store.engine
-        raw = bytearray(engine.get("content", inode) or b"")
-        raw[len(raw) // 2] ^= 1
-        engine.commit({"content": {inode: bytes(raw)}})
-        engine.refresh()
-        ben.store.tables.content.forget_reads()
+        damage(ben, "content", inode)
         now = anna.clock.now_ns()
         body = ContentBody(True, 0, now, Birth(0o644, "root", "root", anna.store.replica))
         anna.store.apply_local([PutContent(inode, body, ())], now)

@@ -118,6 +118,17 @@ async def converged(*nodes: Node, within_s: float = 15) -> None:
     await until(same, within_s)
 
 
+def damage(node: Node, table: str, key: bytes) -> None:
+    """Flip a bit of a stored value."""
+    engine = node.store.engine
+    raw = bytearray(engine.get(table, key) or b"")
+    raw[len(raw) // 2] ^= 1
+    engine.commit({table: {key: bytes(raw)}})
+    engine.refresh()
+    for each in node.store.tables.all:
+        each.forget_reads()
+
+
 def names(node: Node) -> set[bytes]:
     return {name for _, name, _ in node.store.list_directory(node.store.root, 0, 1 << 20)}
 
