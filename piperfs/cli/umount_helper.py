@@ -7,9 +7,8 @@ name (see `fuse/utab.py`). It is passed DIR and flags; exit codes are umount(8)'
 
 import getopt
 import sys
-from pathlib import Path
 
-from piperfs.cli import output
+from piperfs.cli import mounted, output
 from piperfs.cli.mount_helper import MOUNT_FAILED, MOUNT_USAGE, enter_namespace
 from piperfs.cli.unmount import How, Outcome, stop_mount
 from piperfs.core.errors import UserError
@@ -34,7 +33,7 @@ def run(arguments: list[str]) -> int:
     try:
         for namespace in (value for flag, value in flags if flag == "-N"):
             enter_namespace(namespace)
-        done = stop_mount(Path(directory), how)
+        done = stop_mount(mounted.given(directory), how)
     except UserError as error:
         output.error(str(error))
         return MOUNT_FAILED

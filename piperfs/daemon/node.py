@@ -391,9 +391,7 @@ def open_node(path: Path, clock: Clock, *, salvage: bool = False) -> Node:
         engine = LmdbEngine(state.store, NAMES, create=False)
         if engine.get("meta", b"owner") is None:
             raise _empty(state.store)
-        node = _settle(assemble(*parts, engine=engine), parts)
-        node.store.may_write = lambda: node.may_write
-        return node
+        return _settle(assemble(*parts, engine=engine), parts)
     except BaseException:
         state.close(clean=not state.was_killed)
         raise
