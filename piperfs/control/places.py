@@ -272,10 +272,8 @@ def real_path(path: str) -> str:
 
 def _walk(path: str, mountpoints: Collection[str]) -> str:
     """Follow symlinks as the kernel does, but look at nothing in a mount, which may hang."""
-    if not os.path.isabs(path):  # else the working directory may be gone
-        path = os.path.join(os.getcwd(), path)
-    waiting = path.split("/")[::-1]
-    current, links = "/", 0
+    whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    waiting, current, links = whole.split("/")[::-1], "/", 0
     while waiting:
         part = waiting.pop()
         if part == "..":

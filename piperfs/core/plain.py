@@ -28,10 +28,13 @@ def plain(text: str) -> str:
 
 
 def find_fault(label: str) -> str | None:
-    """Why a text cannot be the name of a member or a volume, if it cannot."""
+    """Why a text cannot be the name of a member or a volume, if it cannot.
+
+    What is no text at all, but bytes, is none of ours: no message can hold it.
+    """
     if len(label) > LABEL_CHARS_MAX:
         return f"is longer than {LABEL_CHARS_MAX} characters"
-    if not all(map(_is_plain, label)):
+    if not all(_is_plain(char) or unicodedata.category(char) == "Cs" for char in label):
         return "holds a character that cannot be shown"
     return None
 

@@ -209,6 +209,10 @@ def test_a_mount_is_found_through_symlinks_and_not_looked_into(
     assert not any(path.startswith(f"{mountpoint}/") for path in read)
     with pytest.raises(UserError, match="too many symbolic links"):
         places.real_path("round/x")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert places.find_mounted_above(tmp_path / "far/m") == running
 
 
 def real_link(path: str) -> str | None:

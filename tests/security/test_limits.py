@@ -268,6 +268,7 @@ ELSEWHERE = {
     "TICKET_CHARS_MAX": "test_a_long_ticket",
     "PAIRING_TRIES_MAX": "tests/security/test_pairing.py",
     "PAIRING_S_MAX": "tests/security/test_pairing.py",
+    "INVITE_S_MAX": "tests/cli/test_bad_input.py",
     "PAIRING_JOIN_S": "tests/security/test_pairing.py",
     "ZSTD_WINDOW_BYTES_MAX": "test_a_large_window",
     "SEQ_AHEAD_MAX": "tests/replication/test_offences.py",
