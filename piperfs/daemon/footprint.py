@@ -8,6 +8,7 @@ as the largest thing it ever did.
 import ctypes
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,12 +31,13 @@ async def run(store: Path) -> None:
     kept, looks = resident_bytes().own, 0
     while True:
         await trio.sleep(LOOK_S)
-        found, looks = resident_bytes(), looks + 1
-        if found.mapped > MAPPED_BYTES_MAX:
-            await in_thread(partial(release_mapped_pages, store))
-        if found.own > kept + GROWN_BYTES_MIN or looks >= LOOKS_MAX:
-            await in_thread(release_freed_memory)
-            kept, looks = resident_bytes().own, 0
+        with suppress(OSError):  # no descriptor can be had for a look
+            found, looks = resident_bytes(), looks + 1
+            if found.mapped > MAPPED_BYTES_MAX:
+                await in_thread(partial(release_mapped_pages, store))
+            if found.own > kept + GROWN_BYTES_MIN or looks >= LOOKS_MAX:
+                await in_thread(release_freed_memory)
+                kept, looks = resident_bytes().own, 0
 
 
 class Resident(NamedTuple):

@@ -72,7 +72,9 @@ async def attempt(node: Node, work: Callable[[Node], Awaitable[T]]) -> T | None:
         return await work(node)
     except StoreError as error:
         node.note_unreadable(error)
-        return None
+    except OSError as error:
+        log.warning("upkeep.put_off", reason=str(error))  # no descriptor can be had, for example
+    return None
 
 
 async def keep_up(node: Node) -> None:
