@@ -73,10 +73,9 @@ class OperationLog:
             self._tables.dot.put(dot, operation)
         self._add(operation, 1)
 
-    def meet(self, operation: OperationId, dot: bytes) -> None:
+    def meet(self, dot: bytes) -> None:
         """Read what adding or releasing would: raises StoreError, before any change, for damage."""
         self._tables.dot.get(dot)
-        self._tables.bucket.get(operation[:2])
 
     def note_position(self) -> None:
         """Write the counter down; once for each commit."""

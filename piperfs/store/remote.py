@@ -183,11 +183,11 @@ class RemoteWriter:
         """Read what merging changes, but for the index: raises StoreError before any change."""
         log_, tables = self._parts.log, self._parts.tables
         tables.operation.get(operation.id)
-        log_.meet(operation.id, dot_key(operation.replica, operation.seq))
+        log_.meet(dot_key(operation.replica, operation.seq))
         for write in operation.writes:
             for head in self._parts.records.heads(write.kind, write.key):
                 if head.operation != PENDING:
-                    log_.meet(head.operation, dot_key(head.replica, head.seq))
+                    log_.meet(dot_key(head.replica, head.seq))
 
     def _want(self, write: Write) -> None:
         """Want the chunks of a version."""
