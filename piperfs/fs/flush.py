@@ -63,6 +63,7 @@ class Flush:
             self._deduplicate = False
             self.execute()
         for chunk, sealed, digest in self._new:
+            self._chunks.peek(chunk)  # the same bytes have the same name: what is damaged goes
             self._chunks.put(chunk, sealed)
             self._chunks.remember_digest(digest, chunk)
         for chunk in self._reused:
@@ -131,8 +132,8 @@ class Flush:
     def _emit(self, plain: bytes) -> None:
         digest = self._chunks.content_hash(plain)
         known = self._chunks.digest_anywhere(digest) if self._deduplicate else None
-        if known is not None:
-            self._reused.add(known)
+        if known is not None and self._chunks.get_anywhere(known) is not None:
+            self._reused.add(known)  # it was read: what rests on it would be lost with it
             self._keep(Extent(len(plain), known))
             return
         chunk, sealed = self._reader.keyring.seal_chunk(codec.encode(plain))

@@ -243,3 +243,17 @@ def test_digests_of_what_is_gone_go_too(anna: Computer) -> None:
     assert collect(anna).freed_chunks == 299
     [left] = digests.keys(b"", END)
     assert anna.store.chunks.known_digest(left)
+
+
+def test_nothing_is_built_on_a_chunk_that_is_damaged(anna: Computer) -> None:
+    data = os.urandom(50_000)
+    anna.write("old", data)
+    anna.commit()
+    inode = anna.fs._inodes.get(anna.walk("old").ino).inode
+    [head] = anna.store.contents(inode)
+    for chunk in head.refs:
+        damage(anna, chunk)
+    anna = restarted(anna)
+    anna.write("new", data)
+    anna.commit()
+    assert restarted(anna).read("new") == data
