@@ -33,7 +33,7 @@ TIERS = (
     ("mounts", "mount and not slow and not soak"),
     ("slow", "slow and not soak"),
 )
-TIER_SECONDS_MAX = 1200
+TIER_SECONDS_MAX = 1800
 NO_TESTS = 5  # pytest's exit code for an empty selection
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
