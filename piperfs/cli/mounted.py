@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
+from piperfs.control.places import SYMLINKS_MAX
 from piperfs.core.errors import ExitCode, UserError
 from piperfs.fuse import mountpoint as points
-
-SYMLINKS_MAX = 40  # as in the kernel
 
 
 def given(text: str) -> Path:

@@ -13,6 +13,7 @@ neither:
 """
 
 import enum
+from collections.abc import Iterator
 from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -180,6 +181,17 @@ def record_key(kind: Kind, key: bytes) -> bytes:
 def xattr_key(inode: InodeId, name: bytes) -> bytes:
     """Key of the record that holds one extended attribute: 16 bytes."""
     return blake3(inode + name).digest(length=16)
+
+
+def is_alive(head: "AnyHead") -> bool:
+    """Whether what a head tells of is there; where bodies are unreadable, all are taken so."""
+    return getattr(head.body, "alive", True)
+
+
+def refs_of(head: ContentHead) -> Iterator[tuple[ChunkId, int]]:
+    """A version's chunks with their heights; where bodies are unreadable, any may be a node."""
+    height = getattr(head.body, "height", 1)
+    return ((chunk, height) for chunk in head.refs)
 
 
 def content_digest(body: ContentBody, refs: tuple[bytes, ...]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 
 from piperfs.core.ids import ORPHANS
 from piperfs.core.manifest import node_children
-from piperfs.core.record import AnyHead, Kind
+from piperfs.core.record import AnyHead, Kind, is_alive
 from piperfs.daemon.node import Node
 from piperfs.obs.metrics import Sample
 from piperfs.store.audit import END, mismatches
@@ -85,7 +85,7 @@ def _sizes(store: Store) -> tuple[Counter[int], int]:
 
 
 def _is_deletion(row: tuple[bytes, tuple[AnyHead, ...]]) -> bool:
-    return not any(getattr(head.body, "alive", True) for head in row[1])
+    return not any(map(is_alive, row[1]))
 
 
 def samples(census: Census) -> Iterator[Sample]:

@@ -20,6 +20,7 @@ from piperfs.daemon import census, forks
 from piperfs.daemon.node import Node
 from piperfs.obs.log import get_logger
 from piperfs.obs.metrics import Metrics
+from piperfs.store.chunks import InUse
 from piperfs.store.collector import RETENTION, Collector, Retention
 from piperfs.store.engine import DATA_FILE
 from piperfs.store.eviction import Eviction
@@ -89,16 +90,20 @@ async def count(node: Node) -> None:
         log.error("view.mismatches", count=node.census.mismatches)
 
 
+def _in_use(node: Node) -> InUse:
+    """Asks what open files need."""
+    return node.filesystem.in_use if node.filesystem is not None else list
+
+
 async def make_room(node: Node, *, eviction: Eviction) -> None:
     """Let go of content that others hold, where only some is to be kept."""
     now = trio.current_time()
     if not eviction.is_due(now) or node.replicator is None or node.store.chunks.is_collecting:
         return
-    in_use = node.filesystem.in_use if node.filesystem is not None else list
     holders = node.replicator.holders
     if not holders():
         return
-    for _ in eviction.steps(in_use, lambda: bool(holders()), now):
+    for _ in eviction.steps(_in_use(node), lambda: bool(holders()), now):
         await trio.lowlevel.checkpoint()
     node.store.on_dirty()
     if node.filesystem is not None and eviction.evicted:
@@ -157,8 +162,7 @@ async def collect(node: Node, retention: Retention = RETENTION) -> Collector | N
     if node.store.chunks.is_collecting:
         return None
     collector = Collector(node.store, retention)
-    in_use = node.filesystem.in_use if node.filesystem is not None else list
-    for _ in collector.steps(node.clock.now_ns(), in_use):
+    for _ in collector.steps(node.clock.now_ns(), _in_use(node)):
         node.store.on_dirty()
         await node.committer.make_way()
     if node.replicator is not None and not node.store.chunks.want_count:

@@ -169,9 +169,8 @@ def absent(node: Node, head: ContentHead) -> Iterator[ChunkId]:
         chunk, height = waiting.pop()
         if not chunks.has(chunk):
             yield chunk
-        elif height > 0 and (sealed := chunks.get(chunk)) is not None:
-            level, children = chunks.node_children(sealed)
-            waiting += [(child, level - 1) for child in children]
+        else:
+            waiting += chunks.listed(chunk, height)
 
 
 async def fetch(node: Node, head: ContentHead) -> None:

@@ -25,7 +25,7 @@ import trio
 from piperfs.core.errors import StoreError
 from piperfs.core.ids import FILE, INODE_ID_SIZE, ChunkId, InodeId, ReplicaId, make_inode_id
 from piperfs.core.offences import Offence
-from piperfs.core.record import ContentHead
+from piperfs.core.record import is_alive, refs_of
 from piperfs.obs.log import get_logger
 from piperfs.protocol import messages as m
 from piperfs.replication.conduct import accuse
@@ -190,23 +190,17 @@ class SpotChecks:
             next(tables.content.durable_pages(FIRST, start, DRAWN_FROM), []),
         )
         for inode, heads in rows:
-            shown = [head for head in heads if _shows(head) and head.refs]
+            shown = [head for head in heads if is_alive(head) and head.refs]
             if shown:
-                head = self._one_of(shown)
-                ref = self._one_of(head.refs)
-                chunk = self._below(ref, getattr(head.body, "height", 1))
+                ref, height = self._one_of(tuple(refs_of(self._one_of(shown))))
+                chunk = self._below(ref, height)
                 return Question(replica, InodeId(inode), ref, chunk, trio.current_time())
         return None
 
     def _below(self, chunk: ChunkId, height: int) -> ChunkId:
         """A chunk of data below a node, as far as the nodes on the way are here."""
-        chunks = self._local.store.chunks
-        while height > 0 and (node := chunks.get(chunk)) is not None:
-            level, children = chunks.node_children(node)
-            below = list(children)
-            if not below:
-                break
-            chunk, height = self._one_of(below), level - 1
+        while below := self._local.store.chunks.listed(chunk, height):
+            chunk, height = self._one_of(below)
         return chunk
 
     def _one_of(self, choices: Sequence[T]) -> T:
@@ -218,9 +212,4 @@ class SpotChecks:
             heads = self._local.store.contents(question.inode)
         except StoreError:
             return False
-        return any(_shows(head) and question.ref in head.refs for head in heads)
-
-
-def _shows(head: ContentHead) -> bool:
-    """Where bodies are unreadable, all are taken for living, as by the collector."""
-    return getattr(head.body, "alive", True)
+        return any(is_alive(head) and question.ref in head.refs for head in heads)

@@ -58,6 +58,14 @@ class ChunkStore:
         self.doubt()
         return None
 
+    def listed(self, chunk: ChunkId, height: int) -> list[tuple[ChunkId, int]]:
+        """What a manifest node lists, with heights; nothing for data, or if it is absent."""
+        node = self.peek(chunk) if height > 0 else None
+        if node is None:
+            return []
+        level, children = self.node_children(node)
+        return [(child, level - 1) for child in children]
+
     def is_lost(self, chunk: ChunkId) -> bool:
         """Whether it was here, turned out to be damaged and did not come back yet."""
         row = self._wants.get(chunk)
@@ -108,9 +116,8 @@ class ChunkStore:
                 continue
             if not self.has(chunk):
                 self._put_want(chunk, height, lost=False)
-            elif height > 0 and (sealed := self.peek(chunk)) is not None:
-                level, children = self.node_children(sealed)
-                pending.extend((child, level - 1) for child in children)
+            else:
+                pending.extend(self.listed(chunk, height))
 
     def _put_want(self, chunk: ChunkId, height: int, *, lost: bool) -> None:
         self._order += 1

@@ -20,7 +20,7 @@ from typing import Final
 from piperfs.core.errors import StoreError
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import decode_header
-from piperfs.core.record import ContentHead, Kind
+from piperfs.core.record import ContentHead, Kind, is_alive, refs_of
 from piperfs.store.chunks import InUse
 from piperfs.store.store import Store
 
@@ -41,8 +41,7 @@ class Retention:
 
     def needs(self, head: ContentHead, now_ns: int) -> bool:
         """Whether a head's chunks are kept; where bodies are unreadable, all are."""
-        is_deletion = getattr(head.body, "alive", True) is False
-        return not is_deletion or head.hlc > now_ns - self.deleted_ns
+        return is_alive(head) or head.hlc > now_ns - self.deleted_ns
 
 
 RETENTION: Final = Retention(30 * DAY_NS, 10, 30 * DAY_NS)
@@ -122,18 +121,10 @@ class Collector:
                 self._marked.add(chunk)
                 self.kept[reason] += self._chunks.has(chunk)
             if height > 0:
-                pending.extend(self._below(chunk, reason))
-
-    def _below(self, chunk: ChunkId, reason: Reason) -> list[tuple[ChunkId, int]]:
-        """What a node lists; nothing for data, or if it is absent."""
-        has_waited = self._chunks.is_lost(chunk)
-        node = self._chunks.peek(chunk)
-        if node is None:
-            if self._chunks.is_lost(chunk) and not (has_waited and reason in PAST):
-                self.lost.add(chunk)
-            return []
-        level, children = self._chunks.node_children(node)
-        return [(child, level - 1) for child in children]
+                has_waited = self._chunks.is_lost(chunk)
+                pending.extend(self._chunks.listed(chunk, height))
+                if self._chunks.is_lost(chunk) and not (has_waited and reason in PAST):
+                    self.lost.add(chunk)
 
     def _mark_live(self, now_ns: int) -> Iterator[None]:
         """Versions that are heads. A deletion holds its last version for the retention time."""
@@ -143,10 +134,9 @@ class Collector:
                 for head in heads:
                     if not shows and not self._retention.needs(head, now_ns):
                         continue
-                    is_alive = shows or getattr(head.body, "alive", True)
-                    reason = Reason.CURRENT if is_alive else Reason.DELETED
-                    for chunk in head.refs:
-                        self._mark(chunk, getattr(head.body, "height", 1), reason)
+                    reason = Reason.CURRENT if shows or is_alive(head) else Reason.DELETED
+                    for chunk, height in refs_of(head):
+                        self._mark(chunk, height, reason)
             yield
 
     def _shows(self, inode: bytes) -> bool:

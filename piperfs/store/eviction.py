@@ -15,6 +15,7 @@ from typing import Final
 
 from piperfs.core.ids import ChunkId
 from piperfs.core.operation import header_of
+from piperfs.core.record import is_alive, refs_of
 from piperfs.store.chunks import InUse
 from piperfs.store.oplog import lseq_key
 from piperfs.store.store import Store
@@ -84,9 +85,8 @@ class Eviction:
         for rows in self._tables.content.pages(b"", END, STEP_ROWS):
             for _, heads in rows:
                 for head in heads:
-                    if getattr(head.body, "alive", True):
-                        height = getattr(head.body, "height", 1)
-                        found |= self._below((chunk, height) for chunk in head.refs)
+                    if is_alive(head):
+                        found |= self._below(refs_of(head))
             yield
         return found
 
@@ -99,9 +99,7 @@ class Eviction:
             if chunk in found or not self._chunks.has(chunk):
                 continue
             found.add(chunk)
-            if height > 0 and (node := self._chunks.peek(chunk)) is not None:
-                level, children = self._chunks.node_children(node)
-                pending.extend((child, level - 1) for child in children)
+            pending.extend(self._chunks.listed(chunk, height))
         return found
 
     def _candidates(self) -> Iterator[list[ChunkId]]:

@@ -505,13 +505,18 @@ def test_a_store_never_learns_a_key():
     assert a.graph.state().has_store
 
 
-def test_epochs_made_apart_are_all_opened_by_the_next():
+def rotated_apart():
+    """Two admins that both made a new key, and a newcomer whom one of them let in."""
     a = Device("a")
     b = a.admit("b", "admin")
     share(a, b)
     a.rotate()
     b.rotate()
-    c = b.admit("c")
+    return a, b, b.admit("c")
+
+
+def test_epochs_made_apart_are_all_opened_by_the_next():
+    a, b, c = rotated_apart()
     share(a, b, c)
     assert a.graph.state() == b.graph.state() == c.graph.state()
     assert len(a.epochs()) == 3
@@ -523,12 +528,7 @@ def test_epochs_made_apart_are_all_opened_by_the_next():
 
 
 def test_a_key_that_a_newcomer_lacks_is_noticed_by_who_has_it():
-    a = Device("a")
-    b = a.admit("b", "admin")
-    share(a, b)
-    a.rotate()
-    b.rotate()
-    c = b.admit("c")
+    a, b, c = rotated_apart()
     assert a.is_shared()
     assert b.is_shared()
     share(a, b, c)
